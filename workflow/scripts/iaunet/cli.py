@@ -1,0 +1,161 @@
+"""Options, logging, whole outputs and exit status common to all steps."""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from iaunet import __version__
+from iaunet.errors import InputError
+
+log = logging.getLogger("iaunet")
+
+RECORDED_PACKAGES = ("numpy", "scipy", "scikit-image", "numba", "torch", "zarr", "tifffile")
+
+
+def base_parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser that shows the module's docstring and has the options of every step."""
+    summary, _, rest = doc.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary,
+        epilog=rest.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--record", type=Path, help="JSON to write: options, versions, seconds, peak memory"
+    )
+    return parser
+
+
+def add_sizes(parser: argparse.ArgumentParser, option: str, text: str, words: Sequence[str]) -> None:
+    """Add an option that takes one number per axis, or one of `words`."""
+    parser.add_argument(
+        option,
+        nargs="+",
+        type=lambda text: text if text in words else int(text),
+        required=True,
+        metavar="N",
+        help=f"{text}: {', '.join(words)} or one number per axis, [z] y x, in pixels",
+    )
+
+
+def sizes(option: str, values: Sequence[str | int], ndim: int) -> str | tuple[int, ...]:
+    """Return the word, or the `ndim` numbers, that an `add_sizes` option was given."""
+    if len(values) == 1 and isinstance(values[0], str):
+        return values[0]
+    if len(values) != ndim or any(isinstance(value, str) for value in values):
+        found = " ".join(str(value) for value in values)
+        raise InputError(f"{option}: found '{found}', needs {ndim} numbers, one per image axis")
+    return tuple(int(value) for value in values)
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Yield a sibling path to write a file or folder to; it gets its final name on success.
+
+    A failure or a kill leaves only a name that ends with ``.partial``; leftovers of an
+    earlier try are removed first. An existing output of the same name is replaced at the end.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{platform.node()}.partial")
+    remove(partial)
+    try:
+        yield partial
+    except BaseException:
+        remove(partial)
+        raise
+    if path.is_dir() and not path.is_symlink():
+        remove(path)
+    partial.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; nothing happens when there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class Recorder:
+    """Write what a step used: options, versions, host, seconds and peak memory.
+
+    Examples
+    --------
+    >>> recorder = Recorder("tile", args)          # doctest: +SKIP
+    >>> recorder.write(n_tiles=12)                 # doctest: +SKIP
+    """
+
+    def __init__(self, step: str, args: argparse.Namespace) -> None:
+        self.step = step
+        self.options = {key: _plain(value) for key, value in vars(args).items() if key != "record"}
+        self.path = args.record
+        self.started = time.time()
+        self.clock = time.perf_counter()
+
+    def facts(self, **more: object) -> dict[str, object]:
+        """Return what is known up to now, with `more` facts of the step itself."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "step": self.step,
+            "version": __version__,
+            "started": round(self.started, 3),
+            "seconds": round(time.perf_counter() - self.clock, 3),
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+            "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
+            "host": platform.node(),
+            "python": platform.python_version(),
+            "packages": package_versions(),
+            "options": self.options,
+            **more,
+        }
+
+    def write(self, **more: object) -> None:
+        """Write the record when the step was asked for one."""
+        if self.path is not None:
+            with write_whole(self.path) as partial:
+                partial.write_text(json.dumps(self.facts(**more), indent=1) + "\n")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that decide the numbers."""
+    found = {}
+    for name in RECORDED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a step: log to stderr, show an `InputError` as one line and exit with status 1."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
+    )
+    try:
+        main()
+    except InputError as error:
+        message = " ".join(str(error).split())
+        sys.stderr.write(f"error: {message}\n")
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        sys.stderr.write(f"error: {error.filename or ''}: {error.strerror}\n")
+        sys.exit(1)
