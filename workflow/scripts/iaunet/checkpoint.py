@@ -1,0 +1,155 @@
+"""Model files: safetensors weights plus JSON with everything needed to rebuild the network.
+
+No pickle is read or written. The header is read without torch, so that steps which only
+need a model's numbers (stride, halo, thresholds) start at once.
+"""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+from iaunet import cli
+from iaunet.errors import InputError
+
+FORMAT = "iaunet-model"
+VERSION = 1
+SUFFIX = ".safetensors"
+MAX_HEADER = 16 * 2**20
+REQUIRED = {
+    "name": str,
+    "ndim": int,
+    "in_channels": int,
+    "net": dict,
+    "stride": list,
+    "id_stride": list,
+    "radius": list,
+    "block": list,
+    "normalize": dict,
+    "max_offset": list,
+    "max_sigma": list,
+    "clustering": dict,
+}
+
+
+def resolve(name_or_path: str | Path, models_dir: Path | None) -> Path:
+    """Return the model file that a name in `models_dir`, or a path, stands for."""
+    text = str(name_or_path)
+    named = None if models_dir is None or "/" in text else Path(models_dir) / f"{text}{SUFFIX}"
+    if named is not None and named.is_file():
+        return named
+    if Path(text).is_file():
+        return Path(text)
+    known = [] if models_dir is None else sorted(p.stem for p in Path(models_dir).glob(f"*{SUFFIX}"))
+    raise InputError(
+        f"model '{text}': no such file and no shipped model of that name; "
+        f"shipped: {', '.join(known) or 'none'}"
+    )
+
+
+def read_meta(path: Path) -> dict:
+    """Return the metadata of a model file, checked; needs no torch.
+
+    Raises
+    ------
+    InputError
+        The file is missing, truncated, not safetensors, or not one of our models.
+    """
+    meta, _ = _read_header(Path(path))
+    return meta
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_header(path: Path) -> tuple[dict, dict]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            raw = file.read(length) if 0 < length <= min(MAX_HEADER, size - 8) else None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the model: {error.strerror}") from error
+    if raw is None:
+        raise InputError(f"{path}: truncated, or not a model file; needs safetensors")
+    try:
+        header = json.loads(raw)
+        strings = header.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        text = strings.get("iaunet")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(f"{path}: not a model file; needs safetensors") from error
+    if text is None:
+        raise InputError(f"{path}: safetensors of another program; needs a model of train.py")
+    if size != 8 + length + end:
+        raise InputError(f"{path}: truncated: {size} bytes, needs {8 + length + end}; copy it again")
+    return _checked(path, text), header
+
+
+def _checked(path: Path, text: str) -> dict:
+    try:
+        meta = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: the model's metadata are not JSON") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise InputError(f"{path}: safetensors of another program; needs a model of train.py")
+    if meta.get("version") != VERSION:
+        raise InputError(
+            f"{path}: model format version {meta.get('version')}, this program reads {VERSION}"
+        )
+    for key, kind in REQUIRED.items():
+        if not isinstance(meta.get(key), kind):
+            raise InputError(f"{path}: the model's metadata have no valid '{key}'")
+    ndim = meta["ndim"]
+    for key in ("stride", "id_stride", "radius", "block", "max_offset", "max_sigma"):
+        numbers = meta[key]
+        good = all(isinstance(v, (int, float)) and 0 < v < 1e5 for v in numbers)
+        if ndim not in (2, 3) or len(numbers) != ndim or not good:
+            raise InputError(f"{path}: the model's '{key}' needs {ndim} positive numbers")
+    return meta
+
+
+def save(path: Path, weights: dict, meta: dict) -> None:
+    """Write weights (name to tensor) and metadata as one file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    text = json.dumps({"format": FORMAT, "version": VERSION, **meta}, sort_keys=True)
+    with cli.write_whole(Path(path)) as partial:
+        save_file({k: v.contiguous() for k, v in weights.items()}, partial, {"iaunet": text})
+
+
+def load(path: Path) -> tuple["IAUNet", dict]:  # noqa: F821
+    """Return the network of a model file in inference mode, and its metadata.
+
+    Raises
+    ------
+    InputError
+        As `read_meta`; or weights and metadata do not belong together.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from iaunet import net
+
+    path = Path(path)
+    meta = read_meta(path)
+    try:
+        model = net.IAUNet(**meta["net"])
+        weights = {key: value.float() for key, value in load_file(path).items()}
+        model.load_state_dict(weights)
+    except (SafetensorError, TypeError, ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{path}: not a usable model: {error}") from error
+    except RuntimeError as error:
+        raise InputError(f"{path}: weights of another architecture than its metadata say") from error
+    declared = {"stride": model.stride, "id_stride": model.id_stride}
+    declared["radius"] = net.dependency_radius(model)
+    for key, found in declared.items():
+        if list(found) != list(meta[key]):
+            raise InputError(f"{path}: metadata say {key} {meta[key]}, the network has {list(found)}")
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise InputError(f"{path}: the weights hold NaN or infinity")
+    return model.eval(), meta

@@ -1,0 +1,286 @@
+"""The identity-aware U-Net (IAU-Net), whole, in one file, 2D and 3D.
+
+A residual U-Net locates objects (mask, seed, offset and bandwidth at full resolution); an
+auxiliary branch that sees only high-level features (stride 4 and coarser) gives every voxel
+an identity on the unit sphere, trained with triplets against hard negatives of similar
+morphology (IAU-Net, arXiv 2604.09702: of which the abstract is public; the realisation is
+ours). Offsets are semi-convolutional (Novotny et al., arXiv 1807.10712): a voxel votes for
+its own position plus an offset, so identical objects at different places differ.
+
+What makes tiled and whole results equal: BatchNorm with frozen statistics, nearest-neighbour
+upsampling, zero padding only where the image ends, no operation that looks at the tile. How
+far one output voxel can see is computed from the modules (`dependency_radius`).
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+ID_PIXELS = 4
+"""In-plane stride of the identity map; along z it is the pooling done by then."""
+
+
+class Outputs(NamedTuple):
+    """What the network says of every voxel: logits, px, log px, unit vectors."""
+
+    fg: torch.Tensor  # (B, 1, ...) logit
+    seed: torch.Tensor  # (B, 1, ...) logit
+    off: torch.Tensor  # (B, d, ...) px, array axis order
+    lsig: torch.Tensor  # (B, d, ...) log px
+    id: torch.Tensor  # (B, 16, .../stride) unit length
+
+
+class Residual(nn.Module):
+    """Conv-BN-ReLU-Conv-BN plus a 1x1 shortcut, then ReLU."""
+
+    def __init__(self, ndim: int, fan_in: int, width: int, kernel: Sequence[int]) -> None:
+        super().__init__()
+        pad = tuple(k // 2 for k in kernel)
+        self.conv1 = CONV[ndim](fan_in, width, tuple(kernel), padding=pad, bias=False)
+        self.norm1 = NORM[ndim](width, momentum=0.05)
+        self.conv2 = CONV[ndim](width, width, tuple(kernel), padding=pad, bias=False)
+        self.norm2 = NORM[ndim](width, momentum=0.05)
+        self.shortcut = CONV[ndim](fan_in, width, 1, bias=False) if fan_in != width else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skip = x if self.shortcut is None else self.shortcut(x)
+        h = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(h)) + skip)
+
+
+class IAUNet(nn.Module):
+    """Identity-aware U-Net.
+
+    Parameters
+    ----------
+    ndim : int
+        2 or 3 image axes.
+    widths : sequence of int
+        Channels at full resolution and after every pooling.
+    pools : sequence of sequence of int
+        Pooling factor per axis of every level; 1 or 2. One fewer than `widths`.
+    kernels : sequence of sequence of int, optional
+        Odd kernel per axis of every level; 3 everywhere when not given. A coarse z axis
+        takes 1 along z at the first level.
+    max_offset : sequence of float
+        Largest offset per axis, px; larger ones are clamped.
+    max_sigma : sequence of float
+        Largest bandwidth per axis, px; the smallest is 1.
+    id_dim, id_width : int
+        Length of the identity vector and width of its branch.
+    in_channels : int
+        Channels of the image.
+
+    Notes
+    -----
+    Input (B, in_channels, [Z,] Y, X), every length a multiple of `stride`; outputs as in
+    `Outputs`.
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        widths: Sequence[int],
+        pools: Sequence[Sequence[int]],
+        *,
+        max_offset: Sequence[float],
+        max_sigma: Sequence[float],
+        kernels: Sequence[Sequence[int]] | None = None,
+        id_dim: int = 16,
+        id_width: int = 64,
+        in_channels: int = 1,
+    ) -> None:
+        super().__init__()
+        self.ndim = ndim
+        self.pools = [tuple(pool) for pool in pools]
+        kernels = [(3,) * ndim] * len(widths) if kernels is None else [tuple(k) for k in kernels]
+        _check(ndim, widths, self.pools, kernels, max_offset, max_sigma)
+        pad = tuple(k // 2 for k in kernels[0])
+        self.stem = CONV[ndim](in_channels, widths[0], kernels[0], padding=pad, bias=False)
+        self.stem_norm = NORM[ndim](widths[0], momentum=0.05)
+        self.down = nn.ModuleList(POOL[ndim](pool) for pool in self.pools)
+        self.encoder = nn.ModuleList(
+            Residual(ndim, a, b, k)
+            for (a, b), k in zip(itertools.pairwise(widths), kernels[1:], strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            Residual(ndim, widths[i + 1] + widths[i], widths[i], kernels[i])
+            for i in range(len(self.pools))
+        )
+        self.head = CONV[ndim](widths[0], 2 + 2 * ndim, 1)
+        self.id_levels = _id_levels(self.pools)
+        fan_in = sum(widths[level] for level in self.id_levels)
+        self.id_mix = CONV[ndim](fan_in, id_width, 3, padding=1, bias=False)
+        self.id_norm = NORM[ndim](id_width, momentum=0.05)
+        self.id_out = CONV[ndim](id_width, id_dim, 1)
+        self.register_buffer("max_offset", _column(max_offset, ndim), persistent=False)
+        self.register_buffer("max_lsig", _column(max_sigma, ndim).log(), persistent=False)
+        self._initialise(max_sigma)
+
+    def _initialise(self, max_sigma: Sequence[float]) -> None:
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.normal_(self.id_out.weight, std=0.1)
+        nn.init.zeros_(self.id_out.bias)
+        with torch.no_grad():
+            self.head.bias.zero_()
+            self.head.bias[0] = -1.0
+            self.head.bias[1] = -2.0
+            self.head.bias[2 + self.ndim :] = torch.tensor([max(1.0, s / 4) for s in max_sigma]).log()
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Total pooling per axis: origins and sizes of windows are multiples of it."""
+        return _product(self.pools, self.ndim)
+
+    @property
+    def id_stride(self) -> tuple[int, ...]:
+        """Stride of the identity map per axis."""
+        return _product(self.pools[: self.id_levels[0]], self.ndim)
+
+    def forward(self, x: torch.Tensor, id_gradient: float = 1.0) -> Outputs:
+        """Return the outputs; `id_gradient` scales what the identity branch tells the trunk."""
+        skips = [F.relu(self.stem_norm(self.stem(x)))]
+        for down, stage in zip(self.down, self.encoder, strict=True):
+            skips.append(stage(down(skips[-1])))
+        features = {len(self.pools): skips[-1]}
+        h = skips[-1]
+        for level in reversed(range(len(self.pools))):
+            h = upsample(h, self.pools[level])
+            h = self.decoder[level](torch.cat([h, skips[level]], 1))
+            features[level] = h
+        raw = self.head(h).float()  # (B, 2 + 2d, ...)
+        return Outputs(
+            fg=raw[:, :1],
+            seed=raw[:, 1:2],
+            off=clamp(raw[:, 2 : 2 + self.ndim], -self.max_offset, self.max_offset),
+            lsig=clamp(raw[:, 2 + self.ndim :], torch.zeros_like(self.max_lsig), self.max_lsig),
+            id=self._identity(features, id_gradient),
+        )
+
+    def _identity(self, features: dict[int, torch.Tensor], id_gradient: float) -> torch.Tensor:
+        finest = self.id_levels[0]
+        parts = []
+        for level in self.id_levels:
+            h = features[level]
+            for pool in reversed(self.pools[finest:level]):
+                h = upsample(h, pool)
+            parts.append(h)
+        h = torch.cat(parts, 1)
+        if id_gradient != 1.0:
+            h = id_gradient * h + (1 - id_gradient) * h.detach()
+        h = F.relu(self.id_norm(self.id_mix(h)))
+        return F.normalize(self.id_out(h).float(), dim=1, eps=1e-6)
+
+    def freeze_batchnorm(self) -> None:
+        """Keep the statistics of every BatchNorm as they are, also while training."""
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def upsample(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
+    """Repeat every voxel `factors` times per axis (nearest neighbour, bit-exact)."""
+    return F.interpolate(x, scale_factor=tuple(float(f) for f in factors), mode="nearest")
+
+
+def clamp(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Return x within [low, high]; outside, the gradient passes as if it were inside."""
+    return x + (torch.minimum(torch.maximum(x, low), high) - x).detach()
+
+
+def dependency_radius(net: IAUNet) -> tuple[int, ...]:
+    """Return how many voxels beyond an aligned box its outputs can depend on, per axis.
+
+    The needed interval is walked backward from a box whose ends are multiples of the stride,
+    through the modules as they are (kernel sizes and poolings are read from them).
+    """
+    return tuple(_radius_along(net, axis) for axis in range(net.ndim))
+
+
+def _radius_along(net: IAUNet, axis: int) -> int:
+    def grown(needed: tuple[int, int], *convs: nn.Module) -> tuple[int, int]:
+        more = sum(conv.kernel_size[axis] // 2 for conv in convs)
+        return needed[0] - more, needed[1] + more
+
+    def union(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+        return min(one[0], other[0]), max(one[1], other[1])
+
+    length = 4 * net.stride[axis]  # any multiple of the stride gives the same answer
+    id_stride = net.id_stride[axis]
+    levels = len(net.pools)
+    at_level = {0: (0, length)}
+    for level in range(levels + 1):
+        if level in net.id_levels:
+            seen = grown((0, length // id_stride), net.id_mix)
+            scale = _product(net.pools[net.id_levels[0] : level], net.ndim)[axis]
+            coarse = (seen[0] // scale, -(-seen[1] // scale))
+            at_level[level] = union(at_level.get(level, coarse), coarse)
+        if level < levels:
+            stage = net.decoder[level]
+            inputs = grown(at_level[level], stage.conv1, stage.conv2)
+            pool = net.pools[level][axis]
+            coarse = (inputs[0] // pool, -(-inputs[1] // pool))
+            at_level[level + 1] = union(at_level.get(level + 1, coarse), coarse)
+            at_level[level] = inputs  # what the skip connection of this level must deliver
+    needed = at_level[levels]
+    for level in reversed(range(levels)):
+        stage = net.encoder[level]
+        pool = net.pools[level][axis]
+        needed = grown(needed, stage.conv1, stage.conv2)
+        needed = union((needed[0] * pool, needed[1] * pool), at_level[level])
+    needed = grown(needed, net.stem)
+    return max(-needed[0], needed[1] - length)
+
+
+def _id_levels(pools: Sequence[Sequence[int]]) -> list[int]:
+    """Return the levels that feed the identity branch: stride 4 or more, at most three."""
+    levels = [
+        level
+        for level in range(1, len(pools) + 1)
+        if _product(pools[:level], len(pools[0]))[-1] >= ID_PIXELS
+    ]
+    if not levels:
+        raise ValueError(f"the identity branch needs stride {ID_PIXELS} in x, got {pools=}")
+    return levels[:3] if len(levels) <= 3 else [levels[0], levels[1], levels[-1]]
+
+
+def _product(pools: Sequence[Sequence[int]], ndim: int) -> tuple[int, ...]:
+    total = [1] * ndim
+    for pool in pools:
+        total = [a * b for a, b in zip(total, pool, strict=True)]
+    return tuple(total)
+
+
+def _column(values: Sequence[float], ndim: int) -> torch.Tensor:
+    return torch.tensor([float(v) for v in values]).reshape(1, ndim, *[1] * ndim)
+
+
+def _check(
+    ndim: int,
+    widths: Sequence[int],
+    pools: Sequence[tuple[int, ...]],
+    kernels: Sequence[tuple[int, ...]],
+    max_offset: Sequence[float],
+    max_sigma: Sequence[float],
+) -> None:
+    if ndim not in CONV:
+        raise ValueError(f"ndim is 2 or 3, got {ndim}")
+    if not len(widths) == len(kernels) == len(pools) + 1:
+        raise ValueError(f"{len(pools)} poolings need {len(pools) + 1} widths and kernels")
+    for factors in pools:
+        if len(factors) != ndim or any(f not in (1, 2) for f in factors):
+            raise ValueError(f"a pooling has {ndim} factors of 1 or 2, got {factors}")
+    for kernel in kernels:
+        if len(kernel) != ndim or any(k not in (1, 3, 5) for k in kernel):
+            raise ValueError(f"a kernel has {ndim} sizes of 1, 3 or 5, got {kernel}")
+    for name, values in (("max_offset", max_offset), ("max_sigma", max_sigma)):
+        if len(values) != ndim or not all(1 <= v <= 2000 for v in values):
+            raise ValueError(f"{name} has {ndim} values of 1 to 2000 px, got {list(values)}")
