@@ -1,0 +1,179 @@
+"""Read and write CSV and Parquet with declared columns.
+
+Nothing is guessed: the text of a user's table stays text ('001', 'NA' and '1e3' are what they
+look like), and a table of ours is read with the types that its columns are declared to have.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from iaunet.errors import InputError
+
+IMAGES = (
+    "image",
+    "path",
+    "model",
+    "channel",
+    "scene",
+    "frame",
+    "pixel_um_z",
+    "pixel_um_y",
+    "pixel_um_x",
+    "reference",
+    "group",
+)
+REQUIRED_OF_IMAGES = ("image", "path")
+
+
+def read_images(path: Path) -> pd.DataFrame:
+    """Return the table of images as text, one row per image.
+
+    All columns of `IMAGES` are there, empty text where the file has none; other columns of the
+    file follow as they are. The index, named ``row``, is the line of the file.
+    """
+    frame = read_text(path, required=REQUIRED_OF_IMAGES)
+    more = [name for name in frame.columns if name not in IMAGES]
+    return frame.reindex(columns=[*IMAGES, *more], fill_value="")
+
+
+def read_text(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a CSV file (UTF-8, with or without BOM) as text without surrounding blanks.
+
+    Empty lines, and the empty unnamed columns that spreadsheets append, are left out. The index,
+    named ``row``, is the line of the file where a row ends.
+
+    Raises
+    ------
+    InputError
+        No file, no text, no header, a column without name or named twice, a `required` column
+        that is absent, or a row with another number of fields than the header.
+    """
+    lines = [
+        (number, [field.strip() for field in fields])
+        for number, fields in _records(Path(path))
+        if any(field.strip() for field in fields)
+    ]
+    if not lines:
+        raise InputError(f"{path}: the table is empty; needs a header line with column names")
+    (_, header), *rows = lines
+    _check_header(path, header, required)
+    for number, fields in rows:
+        if len(fields) != len(header):
+            raise InputError(
+                f"{path}, line {number}: found {len(fields)} fields, needs {len(header)}, one per "
+                "column of the header; put values that contain a comma in double quotes"
+            )
+    frame = pd.DataFrame(
+        [fields for _, fields in rows], columns=pd.Index(header, dtype=str), dtype=str
+    )
+    frame.index = pd.Index([number for number, _ in rows], name="row", dtype=np.int64)
+    for place in [k for k, name in enumerate(header) if not name]:
+        if (frame.iloc[:, place] != "").any():
+            raise InputError(f"{path}: column {place + 1} has values but no name in the header")
+    return frame.loc[:, [bool(name) for name in header]]
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the last line number and the fields of each record."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for fields in reader:
+                if any("\0" in field for field in fields):
+                    raise InputError(f"{path}, line {reader.line_num}: not text; needs CSV")
+                yield reader.line_num, fields
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; needs a table in CSV format") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: found a folder, needs a table in CSV format") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}); save it as CSV UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+
+
+def _check_header(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
+    named = [name for name in header if name]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: column '{twice[0]}' stands twice in the header; remove one")
+    absent = [name for name in required if name not in named]
+    if absent:
+        hint = ""
+        for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+            if len(header) == 1 and mark in header[0]:
+                hint = f"; fields are separated by {word}, needs commas"
+        raise InputError(
+            f"{path}: no column '{absent[0]}'; found {', '.join(named)[:200]}; "
+            f"needs {', '.join(required)}{hint}"
+        )
+
+
+def conform(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return the frame with exactly the declared columns, in that order and of those types."""
+    absent = [name for name in columns if name not in frame.columns]
+    if absent:
+        raise ValueError(f"table lacks the columns {absent}")
+    more = [name for name in frame.columns if name not in columns]
+    if more:
+        raise ValueError(f"table has undeclared columns {more}")
+    return frame[list(columns)].astype(dict(columns)).reset_index(drop=True)
+
+
+def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return a CSV file that `write_csv` wrote, with the declared columns and types.
+
+    Types are ``str``, ``bool`` and the numbers of NumPy; an empty float is NaN.
+    """
+    text = read_text(path, required=tuple(columns))
+    typed = {}
+    for name, dtype in columns.items():
+        try:
+            typed[name] = _typed(text[name].tolist(), dtype)
+        except (KeyError, ValueError, OverflowError) as error:
+            raise InputError(f"{path}: column '{name}' is not {dtype}: {error}") from None
+    return pd.DataFrame(typed)
+
+
+def _typed(values: list[str], dtype: str) -> pd.Series:
+    if dtype == "str":
+        return pd.Series(values, dtype=str)
+    if dtype == "bool":
+        return pd.Series([{"True": True, "False": False}[value] for value in values], dtype=bool)
+    if np.dtype(dtype).kind == "f":
+        return pd.Series([float(value) if value else np.nan for value in values], dtype=dtype)
+    return pd.Series(np.array([int(value) for value in values], dtype=dtype))
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as UTF-8 with the shortest decimals that give back each number.
+
+    The same table gives the same bytes; NaN is an empty field.
+    """
+    frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as Parquet; the same table gives the same bytes."""
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    pyarrow.parquet.write_table(table, path, compression="zstd", version="2.6")
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return a Parquet file, or only some of its columns."""
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        absent = [name for name in columns or () if name not in table.schema_arrow.names]
+        if absent:
+            raise InputError(f"{path}: no column '{absent[0]}'; was it written by another version?")
+        return table.read(columns=None if columns is None else list(columns)).to_pandas()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; needs a table in Parquet format") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet table ({error})") from None
