@@ -1,0 +1,568 @@
+"""Network outputs in fixed point -> instances, the same in every window that sees them.
+
+Route A of the method ("local"): seeds are strict local maxima, each seed says where its
+centre and how wide its object is, voxels point at centres, and a voxel belongs to the kept
+seed whose Gaussian it fits best. All decisions are made on integers, so neither the window,
+the order of voxels nor the machine can change one of them.
+
+Units: centres and offsets are in 1/16 px; squared distances over twice the squared
+bandwidth ("costs", minus the logarithm of the Gaussian) are in 1/2**40. An instance is
+named by its ``gid``: the C-order index, in the whole image, of its seed voxel.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from iaunet import fixedpoint, grid, kernels
+from iaunet.errors import InputError
+
+UNIT = fixedpoint.SCALE["off"]
+COST_BITS = 40
+WEIGHT = np.rint(2.0**COST_BITS / (2 * UNIT**2 * fixedpoint.SIGMA**2)).astype(np.int64)
+"""Cost of a distance of 1/16 px for every value of ``lsig``; falls with the bandwidth."""
+
+PHI_ONE = 65535
+PHI_SHIFT = COST_BITS - 12
+PHI = np.rint(PHI_ONE * np.exp(-(np.arange(12 << 12) + 0.5) / 4096)).astype(np.int64)
+"""exp(-cost) in 1/65535 for costs in steps of 1/4096; beyond the table it is 0."""
+
+SMALLEST_CELL = 4 * UNIT
+N_CHANNELS = 16
+ID_ONE = fixedpoint.SCALE["id"] ** 2
+
+RANGES = {
+    "seed": (0.0, 1.0),
+    "fg": (0.1, 1.0),
+    "phi": (0.01, 0.99),
+    "suppress": (0.01, 1.0),
+    "smooth": (0, 3),
+    "seed_window": (1, 64),
+    "min_size": (1, 2**40),
+    "identity": (0.0, 100.0),
+}
+INTEGERS = ("smooth", "seed_window", "min_size")
+
+Read = Callable[[str, grid.Box], np.ndarray]
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Thresholds of the clustering.
+
+    Attributes
+    ----------
+    seed : smallest seed probability (exclusive) of a seed voxel.
+    fg : smallest foreground probability (inclusive) of an object voxel; at least 0.1,
+        because the other outputs are stored only there.
+    phi : smallest value of a seed's Gaussian at which it accepts a voxel.
+    suppress : largest value of the Gaussian between the centres of two seeds that stay apart.
+    smooth : passes of a 3-wide box mean over the seed map.
+    seed_window : px per axis around a seed in which it is the maximum.
+    min_size : smallest number of voxels of an object, holes not counted.
+    identity : weight of 1 - cos(identity of the voxel, identity of the seed); 0 is off.
+    """
+
+    seed: float
+    fg: float
+    phi: float
+    suppress: float
+    smooth: int
+    seed_window: tuple[int, ...]
+    min_size: int
+    identity: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object], ndim: int) -> "Settings":
+        """Return checked settings; what `values` lacks is taken from `DEFAULTS`."""
+        names = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
+                raise InputError(f"clustering: unknown key '{name}'; did you mean '{near}'?")
+        found = {**DEFAULTS, **values}
+        window = found["seed_window"]
+        window = list(window) if isinstance(window, (list, tuple)) else [window] * ndim
+        if len(window) != ndim:
+            raise InputError(
+                f"clustering: seed_window has {len(window)} numbers, needs one or {ndim}"
+            )
+        found["seed_window"] = tuple(_number("seed_window", value) for value in window)
+        for name in names:
+            if name != "seed_window":
+                found[name] = _number(name, found[name])
+        return cls(**found)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the settings as JSON can store them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "seed_window": list(self.seed_window)}
+
+    @property
+    def fg_least(self) -> int:
+        """Smallest stored ``fg`` of an object voxel."""
+        return math.ceil(self.fg * fixedpoint.SCALE["fg"] - 1e-9)
+
+
+DEFAULTS = {
+    "seed": 0.5,
+    "fg": 0.5,
+    "phi": 0.5,
+    "suppress": 0.5,
+    "smooth": 0,
+    "seed_window": 3,
+    "min_size": 16,
+    "identity": 0.0,
+}
+"""What a model gets whose metadata leave a threshold out."""
+
+
+def _number(name: str, value: object) -> float | int:
+    """Return a setting as the number it must be, or say what is wrong with it."""
+    low, high = RANGES[name]
+    whole = name in INTEGERS
+    wanted = f"needs {'a whole number' if whole else 'a number'} from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputError(f"clustering: {name} is '{value}', {wanted}")
+    if not low <= value <= high or (whole and value != int(value)):
+        raise InputError(f"clustering: {name} is {value}, {wanted}")
+    return int(value) if whole else float(value)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest offset (1/16 px) and largest ``lsig`` per axis of all object voxels of an image.
+
+    They decide how far a window must look; they must hold for the whole image.
+    """
+
+    off: tuple[int, ...]
+    lsig: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far, in px per axis, a window must look; see `reach`."""
+
+    extent: tuple[int, ...]
+    seeds: tuple[int, ...]
+    maxima: tuple[int, ...]
+
+
+def reach(settings: Settings, bounds: Bounds) -> Reach:
+    """Return how far a window must look so that its core is labelled as in the whole image.
+
+    Per axis, in 1/16 px, with m the largest offset, R the largest distance at which a seed
+    accepts a voxel (R**2 * WEIGHT <= -ln phi) and N the largest distance at which a seed
+    suppresses another (N**2 * WEIGHT < -ln suppress), both for the largest bandwidth:
+
+    * a voxel p of object k has ``|x_p + o_p - c_k| <= R``, hence ``|x_p - c_k| <= R + m``;
+      the same holds for its seed voxel. An object is therefore at most ``2 (R + m)`` long.
+      All objects whose bounding box meets the core lie within ``extent = 2 (R + m)`` of it;
+      only these can label a core voxel, be it directly or as a filled hole. An object that
+      competes with such an object k for a hole is nested in k or around it, so its box lies
+      in the box of k or meets the core, too: it is also seen whole.
+    * a seed that accepts p lies within ``R + m`` (p to centre) ``+ m`` (centre to seed).
+    * a seed that suppresses another lies within ``m + N + m`` of it. ``seeds`` is the sum of
+      the last two: seeds are needed in core + extent + seeds.
+    * whether a voxel is a seed needs the seed map in a window, and smoothing one more voxel
+      per pass: ``maxima = seed_window + smooth``.
+    """
+    extent, seeds, maxima = [], [], []
+    for off, lsig, window in zip(bounds.off, bounds.lsig, settings.seed_window, strict=True):
+        accept = math.isqrt(_cost(settings.phi) // int(WEIGHT[lsig]))
+        suppress = math.isqrt(max(_cost(settings.suppress) - 1, 0) // int(WEIGHT[lsig]))
+        extent.append(2 * (accept + off) // UNIT)
+        seeds.append((2 * off + accept) // UNIT + (2 * off + suppress) // UNIT)
+        maxima.append(window + settings.smooth)
+    return Reach(tuple(extent), tuple(seeds), tuple(maxima))
+
+
+def _cost(phi: float) -> int:
+    """Return the cost at which a Gaussian has the value `phi`."""
+    return round(-math.log(phi) * 2**COST_BITS)
+
+
+def label_array(
+    outputs: Mapping[str, np.ndarray], settings: Settings, id_stride: Sequence[int] | None
+) -> np.ndarray:
+    """Label a whole image in memory.
+
+    Parameters
+    ----------
+    outputs : fg, seed, off, lsig and id as `fixedpoint` describes them.
+    id_stride : px per cell of ``id``, per axis; None when the network has no identity branch.
+
+    Returns
+    -------
+    uint64 array
+        0 is background, other values are gid + 1.
+    """
+    shape = outputs["fg"].shape
+    return label_window(
+        lambda name, box: outputs[name][(..., *box)],
+        tuple(slice(0, length) for length in shape),
+        shape,
+        settings,
+        largest(outputs, settings),
+        id_stride,
+    )[0]
+
+
+def largest(outputs: Mapping[str, np.ndarray], settings: Settings) -> Bounds:
+    """Return the bounds of an image whose outputs are in memory."""
+    objects = outputs["fg"] >= settings.fg_least
+    off = [np.abs(axis[objects].astype(np.int32)).max(initial=0) for axis in outputs["off"]]
+    lsig = [axis[objects].max(initial=0) for axis in outputs["lsig"]]
+    return Bounds(tuple(map(int, off)), tuple(map(int, lsig)))
+
+
+def label_window(
+    read: Read,
+    core: grid.Box,
+    image_shape: Sequence[int],
+    settings: Settings,
+    bounds: Bounds,
+    id_stride: Sequence[int] | None,
+) -> tuple[np.ndarray, Columns, Columns]:
+    """Label the core of a tile as it is labelled in the whole image.
+
+    Parameters
+    ----------
+    read : function of the name of an output and a box inside the image -> array.
+        The box of ``id`` is in cells of `id_stride` px.
+    core : the box to label.
+    bounds : of the whole image; how far is read follows from them, see `reach`.
+    id_stride : px per cell of ``id``, per axis; None when there is no identity branch.
+
+    Returns
+    -------
+    labels : uint64 array
+        The core; 0 is background, other values are gid + 1.
+    table : columns gid, seed_*, centre_*, area, confidence, sigma_*, id_*
+        One row per object whose seed voxel lies in the core, by gid.
+    sightings : columns gid, voxels_in_core, area, min_*, max_* (inclusive), checksum
+        One row per object with a voxel in the core, by gid; all but voxels_in_core are of
+        the whole object.
+    """
+    far = reach(settings, bounds)
+    box = grid.grow(core, far.extent, image_shape)
+    wide_box = grid.grow(box, far.seeds, image_shape)
+    labels = np.zeros(grid.box_shape(core), dtype=np.uint64)
+
+    fg = np.ascontiguousarray(read("fg", wide_box))
+    if not (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
+        return labels, *empty_tables(settings, id_stride)
+    seeds = _find_seeds(read, fg, wide_box, image_shape, settings)
+    if len(seeds.gid) == 0:
+        return labels, *empty_tables(settings, id_stride)
+    off = np.ascontiguousarray(read("off", wide_box))
+    seeds = _place(seeds, off, read("lsig", wide_box), wide_box, bounds)
+    seeds = _keep(seeds, settings)
+    fit = _Fit.of(read, seeds, off, box, wide_box, settings, id_stride)
+    owner = _owners(fit, fg, off, settings, bounds)
+
+    first, shape = _three(grid.origin(core), 0), _three(grid.box_shape(core), 1)
+    in_core = kernels.name_core(
+        labels.reshape(tuple(shape)), owner, first - fit.inner + fit.margin, seeds.gid
+    )
+    owned = (in_core > 0) & ((seeds.voxel >= first) & (seeds.voxel < first + shape)).all(axis=1)
+    whole = kernels.see_objects(owner, in_core > 0, fit.inner, fit.margin, _three(image_shape, 1))
+    sums = kernels.sum_fit(
+        owner, owned, _volume(off, 1), fit.origin, fit.inner, fit.margin, UNIT,
+        *fit.centres, *fit.identity, PHI, PHI_SHIFT,
+    )  # fmt: skip
+    seen = in_core > 0
+    return (
+        labels,
+        _instances(
+            seeds.take(owned), whole[0][owned], tuple(part[owned] for part in sums), settings,
+            fit.identity[2].shape[3],
+        ),
+        _sightings(
+            seeds.gid[seen], in_core[seen], tuple(part[seen] for part in whole), len(core)
+        ),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Seeds:
+    """Seeds by gid; tables of three columns have the axes z, y, x, z is 0 in 2D."""
+
+    gid: np.ndarray
+    score: np.ndarray
+    voxel: np.ndarray
+    centre: np.ndarray
+    lsig: np.ndarray
+
+    def take(self, which: np.ndarray) -> "_Seeds":
+        return _Seeds(*(getattr(self, field.name)[which] for field in fields(self)))
+
+
+def _find_seeds(
+    read: Read, fg: np.ndarray, box: grid.Box, image_shape: Sequence[int], settings: Settings
+) -> _Seeds:
+    """Return the seeds in the box of `fg`, not yet with centre and bandwidth."""
+    margin = [window + settings.smooth for window in settings.seed_window]
+    read_box = grid.grow(box, margin, image_shape)
+    score = np.ascontiguousarray(read("seed", read_box))
+    for _ in range(settings.smooth):
+        score = _box_sum(score)
+    least = math.floor(settings.seed * _score_one(settings)) + 1
+    origin = _three(grid.origin(read_box), 0)
+    voxel = kernels.find_seeds(
+        _volume(score), _volume(fg), least, settings.fg_least,
+        _three(settings.seed_window, 0), _three(grid.origin(box), 0) - origin,
+    )  # fmt: skip
+    score = _volume(score)[tuple(voxel.T)].astype(np.int64)
+    voxel += origin
+    gid = np.zeros(len(voxel), dtype=np.int64)
+    for axis, length in enumerate(_three(image_shape, 1)):
+        gid = gid * length + voxel[:, axis]
+    return _Seeds(gid, score, voxel, voxel, voxel)
+
+
+def _score_one(settings: Settings) -> int:
+    """Return the score of a voxel around which all seed probabilities are 1."""
+    return fixedpoint.SCALE["seed"] * 3 ** (len(settings.seed_window) * settings.smooth)
+
+
+def _box_sum(score: np.ndarray) -> np.ndarray:
+    """Return the sum over the 3-wide box around each voxel, 0 outside, uint32."""
+    result = score.astype(np.uint32)
+    for axis in range(result.ndim):
+        line = np.moveaxis(result, axis, 0)
+        total = line.copy()
+        total[1:] += line[:-1]
+        total[:-1] += line[1:]
+        result = np.moveaxis(total, 0, axis)
+    return np.ascontiguousarray(result)
+
+
+def _place(
+    seeds: _Seeds, off: np.ndarray, lsig: np.ndarray, box: grid.Box, bounds: Bounds
+) -> _Seeds:
+    """Return the seeds with the centre and bandwidth that the outputs give them."""
+    ndim = len(box)
+    at = tuple((seeds.voxel[:, 3 - ndim :] - grid.origin(box)).T)
+    centre = UNIT * seeds.voxel
+    centre[:, 3 - ndim :] += off[(slice(None), *at)].T
+    bandwidth = np.zeros_like(centre)
+    bandwidth[:, 3 - ndim :] = lsig[(slice(None), *at)].T
+    _check(bandwidth, bounds.lsig, "bandwidth", box)
+    return _Seeds(seeds.gid, seeds.score, seeds.voxel, centre, bandwidth)
+
+
+def _check(found: np.ndarray, bounds: Sequence[int], what: str, box: grid.Box) -> None:
+    if (found > _three(bounds, 0)).any():
+        raise InputError(
+            f"network outputs: {what} {found.max(axis=0)} in {box} exceeds the maximum "
+            f"{tuple(bounds)} of the image; outputs of different runs are mixed, redo them"
+        )
+
+
+def _keep(seeds: _Seeds, settings: Settings) -> _Seeds:
+    """Return the seeds that are not suppressed by a better one."""
+    cost = _cost(settings.suppress)
+    radius = _radii(max(cost - 1, 0))[seeds.lsig]
+    radius[:, : 3 - len(settings.seed_window)] = 0
+    kept = kernels.keep_seeds(
+        seeds.score, seeds.centre, radius, seeds.lsig, WEIGHT, cost, *_bins(seeds.centre, radius)
+    )
+    return seeds.take(kept)
+
+
+def _radii(cost: int) -> np.ndarray:
+    """Return the largest distance, 1/16 px, that costs at most `cost`, for every ``lsig``."""
+    return np.array([math.isqrt(cost // int(weight)) for weight in WEIGHT])
+
+
+def _bins(centre: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Sort seeds into bins at least as wide as any radius.
+
+    Returns
+    -------
+    order, start : seeds in the order of their bins, where each bin starts (one more at the end)
+    low, cell, counts : first coordinate, width and number of the bins per axis
+    """
+    low = centre.min(axis=0)
+    cell = np.maximum(radius.max(axis=0), SMALLEST_CELL)
+    counts = (centre.max(axis=0) - low) // cell + 1
+    place = np.ravel_multi_index(tuple(((centre - low) // cell).T), tuple(counts))
+    start = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=math.prod(counts)))])
+    return np.argsort(place, kind="stable"), start, low, cell, counts
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What the compiled loops need to compute the cost of a voxel for a seed.
+
+    Attributes
+    ----------
+    origin, inner : first voxel of the arrays that were read and of the box to assign.
+    shape, margin : of the box to assign.
+    centres : centre and weight of the seeds.
+    identity : price and length of vectors, those of voxels and of seeds, stride, first cell.
+    """
+
+    origin: np.ndarray
+    inner: np.ndarray
+    shape: np.ndarray
+    margin: np.ndarray
+    seeds: _Seeds
+    centres: tuple[np.ndarray, np.ndarray]
+    identity: tuple
+
+    @classmethod
+    def of(
+        cls,
+        read: Read,
+        seeds: _Seeds,
+        off: np.ndarray,
+        box: grid.Box,
+        wide_box: grid.Box,
+        settings: Settings,
+        id_stride: Sequence[int] | None,
+    ) -> "_Fit":
+        """Read identity vectors and put everything into arrays of three axes."""
+        weight = WEIGHT[seeds.lsig]
+        weight[:, : 3 - len(box)] = 0
+        price, of_seeds = 0, np.zeros((len(seeds.gid), 0), dtype=np.int8)
+        if settings.identity > 0 and id_stride is not None:
+            price = round(settings.identity * 2**COST_BITS / ID_ONE)
+            vectors, stride, first = _vectors(read, wide_box, id_stride)
+            of_seeds = np.ascontiguousarray(vectors[tuple((seeds.voxel // stride - first).T)])
+            del vectors
+        vectors, stride, first = _vectors(read, box, id_stride)
+        return cls(
+            origin=_three(grid.origin(wide_box), 0),
+            inner=_three(grid.origin(box), 0),
+            shape=_three(grid.box_shape(box), 1),
+            margin=np.array([len(box) - 2, 1, 1]),
+            seeds=seeds,
+            centres=(seeds.centre, weight),
+            identity=(price, ID_ONE, vectors, of_seeds, stride, first),
+        )
+
+
+def _vectors(
+    read: Read, box: grid.Box, id_stride: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return identity vectors (z, y, x, channel) of a box, px per cell, and the first cell."""
+    if id_stride is None:
+        return np.zeros((1, 1, 1, 0), dtype=np.int8), np.full(3, 1 << 62), np.zeros(3, np.int64)
+    cells = tuple(
+        slice(side.start // stride, -(-side.stop // stride))
+        for side, stride in zip(box, id_stride, strict=True)
+    )
+    vectors = np.moveaxis(_volume(read("id", cells), 1), 0, 3)
+    return np.ascontiguousarray(vectors), _three(id_stride, 1), _three(grid.origin(cells), 0)
+
+
+def _owners(
+    fit: _Fit, fg: np.ndarray, off: np.ndarray, settings: Settings, bounds: Bounds
+) -> np.ndarray:
+    """Return for the voxels of the box the seed that owns each, cleaned; see `kernels`."""
+    owner = np.zeros(fit.shape + 2 * fit.margin, dtype=np.int32)
+    cost = _cost(settings.phi)
+    radius = _radii(cost)[fit.seeds.lsig]
+    radius[:, : 3 - fg.ndim] = 0
+    farthest = kernels.assign(
+        owner, _volume(fg), _volume(off, 1), settings.fg_least, fit.origin, fit.inner,
+        fit.margin, UNIT, cost, fit.centres[0], radius, fit.centres[1],
+        *_bins(fit.seeds.centre, radius), *fit.identity,
+    )  # fmt: skip
+    box = tuple(slice(start, start + n) for start, n in zip(fit.inner, fit.shape, strict=True))
+    _check(farthest[None], bounds.off, "offset (1/16 px)", box)
+    kernels.keep_component(
+        owner, fit.seeds.voxel - fit.inner + fit.margin, fit.margin, settings.min_size
+    )
+    kernels.fill_holes(owner, len(fit.seeds.gid), fit.margin)
+    return owner
+
+
+def _instances(
+    seeds: _Seeds,
+    area: np.ndarray,
+    sums: tuple[np.ndarray, ...],
+    settings: Settings,
+    n_channels: int,
+) -> Columns:
+    """Return the table of objects, one row per seed."""
+    ndim = len(settings.seed_window)
+    accepted, phi_sum, id_sum = sums
+    axes = dict(zip("zyx"[-ndim:], range(3 - ndim, 3), strict=True))
+    fit = phi_sum / (PHI_ONE * np.maximum(accepted, 1).astype(np.float64))
+    vectors = _unit(id_sum)
+    return {
+        "gid": seeds.gid.astype(np.uint64),
+        **{f"seed_{name}": seeds.voxel[:, axis] for name, axis in axes.items()},
+        **{f"centre_{name}": seeds.centre[:, axis] / UNIT for name, axis in axes.items()},
+        "area": area,
+        "confidence": (seeds.score / _score_one(settings) * fit).astype(np.float32),
+        **{
+            f"sigma_{name}": fixedpoint.SIGMA[seeds.lsig[:, axis]].astype(np.float32)
+            for name, axis in axes.items()
+        },
+        **{f"id_{channel}": vectors[:, channel] for channel in range(n_channels)},
+    }
+
+
+def _unit(sums: np.ndarray) -> np.ndarray:
+    """Return rows of length 1 as float32; rows of zeros stay.
+
+    The squares are added one channel after the other: a sum over an axis may be done in
+    another order on another processor.
+    """
+    vectors = sums.astype(np.float64)
+    square = np.zeros(len(vectors))
+    for channel in vectors.T:
+        square = square + channel * channel
+    length = np.sqrt(square)[:, None]
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0).astype(
+        np.float32
+    )
+
+
+def _sightings(
+    gid: np.ndarray, in_core: np.ndarray, whole: tuple[np.ndarray, ...], ndim: int
+) -> Columns:
+    """Return what the core shows of the objects in it, and what they are as a whole."""
+    area, first, last, checksum = whole
+    axes = dict(zip("zyx"[-ndim:], range(3 - ndim, 3), strict=True))
+    return {
+        "gid": gid.astype(np.uint64),
+        "voxels_in_core": in_core,
+        "area": area,
+        **{f"min_{name}": first[:, axis] for name, axis in axes.items()},
+        **{f"max_{name}": last[:, axis] for name, axis in axes.items()},
+        "checksum": checksum,
+    }
+
+
+def empty_tables(settings: Settings, id_stride: Sequence[int] | None) -> tuple[Columns, Columns]:
+    """Return a table of instances and sightings without rows."""
+    none, nowhere = np.zeros(0, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
+    seeds = _Seeds(none, none, nowhere, nowhere, nowhere)
+    n_channels = 0 if id_stride is None else N_CHANNELS
+    sums = (none, none, np.zeros((0, n_channels), dtype=np.int64))
+    whole = (none, nowhere, nowhere, none.astype(np.uint64))
+    return (
+        _instances(seeds, none, sums, settings, n_channels),
+        _sightings(none, none, whole, len(settings.seed_window)),
+    )
+
+
+def _volume(array: np.ndarray, n_leading: int = 0) -> np.ndarray:
+    """Return an array with three axes after its leading ones."""
+    lead, space = array.shape[:n_leading], array.shape[n_leading:]
+    return array.reshape(lead + (1,) * (3 - len(space)) + space)
+
+
+def _three(values: Sequence[int], missing: int) -> np.ndarray:
+    """Return values for the axes z, y, x; `missing` is that of z in 2D."""
+    return np.array([missing] * (3 - len(values)) + [int(value) for value in values])
