@@ -257,7 +257,7 @@ def label_window(
     fg = np.ascontiguousarray(read("fg", wide_box))
     if not (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
         return labels, *empty_tables(settings, id_stride)
-    seeds = _find_seeds(read, fg, wide_box, image_shape, settings)
+    seeds = _find_seeds(read, fg, wide_box, image_shape, settings, far.maxima)
     if len(seeds.gid) == 0:
         return labels, *empty_tables(settings, id_stride)
     off = np.ascontiguousarray(read("off", wide_box))
@@ -304,11 +304,15 @@ class _Seeds:
 
 
 def _find_seeds(
-    read: Read, fg: np.ndarray, box: grid.Box, image_shape: Sequence[int], settings: Settings
+    read: Read,
+    fg: np.ndarray,
+    box: grid.Box,
+    image_shape: Sequence[int],
+    settings: Settings,
+    margin_px: Sequence[int],
 ) -> _Seeds:
     """Return the seeds in the box of `fg`, not yet with centre and bandwidth."""
-    margin = [window + settings.smooth for window in settings.seed_window]
-    read_box = grid.grow(box, margin, image_shape)
+    read_box = grid.grow(box, margin_px, image_shape)
     score = np.ascontiguousarray(read("seed", read_box))
     for _ in range(settings.smooth):
         score = _box_sum(score)

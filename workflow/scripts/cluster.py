@@ -1,0 +1,148 @@
+"""Turn the network outputs of one batch of tiles into instances.
+
+The labels of a tile's core are those that the whole image would get: the step reads the
+outputs of neighbouring tiles, also those of other batches, as far as the clustering looks.
+
+Example
+-------
+    python cluster.py --tiles tiles.json --model nuclei-2d.safetensors \
+        --outputs 0.zarr 1.zarr --batch 0 --set seed=0.4 \
+        --output labels/0.zarr --table labels/0.parquet --sightings labels/0.sightings.parquet
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from iaunet import checkpoint, cli, clustering, grid, outputs, tables
+from iaunet.errors import InputError
+
+log = logging.getLogger("cluster")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = cli.base_parser(__doc__)
+    parser.add_argument("--tiles", type=Path, required=True, help="JSON that tile.py wrote")
+    parser.add_argument("--model", type=Path, required=True, help="model file; its thresholds")
+    parser.add_argument(
+        "--outputs", type=Path, nargs="+", required=True, help="stores of all batches, in order"
+    )
+    parser.add_argument("--batch", type=int, required=True, help="batch to label, from 0")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"overrides of the model's thresholds: {', '.join(clustering.DEFAULTS)}",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="Zarr store of labels to write")
+    parser.add_argument("--table", type=Path, required=True, help="Parquet of objects to write")
+    parser.add_argument(
+        "--sightings", type=Path, required=True, help="Parquet to write: objects seen per tile"
+    )
+    return parser.parse_args(argv)
+
+
+def overrides(words: Sequence[str]) -> dict[str, object]:
+    """Return KEY=VALUE words as settings; a value is a number or numbers with commas.
+
+    Examples
+    --------
+    >>> overrides(["seed=0.4", "seed_window=1,3,3"])
+    {'seed': 0.4, 'seed_window': [1, 3, 3]}
+    """
+    found: dict[str, object] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not text:
+            raise InputError(f"--set: found '{word}', needs KEY=VALUE, for example seed=0.4")
+        if key in found:
+            raise InputError(f"--set: '{key}' is given twice; remove one")
+        try:
+            found[key] = json.loads(f"[{text}]" if "," in text and "[" not in text else text)
+        except ValueError:
+            found[key] = text
+    return found
+
+
+def read_tiles(path: Path, batch: int) -> dict:
+    """Return the tiling, checked as far as this step uses it."""
+    try:
+        tiles = json.loads(path.read_text())
+        n_batches = len(tiles["batches"])
+        ndim = len(tiles["shape"])
+        if len(tiles["core"]) != ndim:
+            raise ValueError("core and shape differ in length")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; needs the tiles.json of tile.py") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a tiles.json of tile.py ({error!r})") from error
+    if not 0 <= batch < n_batches:
+        raise InputError(f"--batch: found {batch}, {path} has batches 0 to {n_batches - 1}")
+    return tiles
+
+
+def thresholds(model: Path, words: Sequence[str], ndim: int) -> clustering.Settings:
+    """Return the settings of the model with the overrides of `words`."""
+    meta = checkpoint.read_meta(model)
+    if meta["ndim"] != ndim:
+        raise InputError(f"{model}: the model is {meta['ndim']}D, the image is {ndim}D")
+    return clustering.Settings.from_dict({**meta["clustering"], **overrides(words)}, ndim)
+
+
+def concatenate(
+    rows: Sequence[Mapping[str, np.ndarray]], like: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Return the rows of all tiles as one table; without tiles an empty one like `like`."""
+    return pd.DataFrame({name: np.concatenate([r[name] for r in (like, *rows)]) for name in like})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Label the cores of one batch."""
+    args = parse_args(argv)
+    recorder = cli.Recorder("cluster", args)
+    tiles = read_tiles(args.tiles, args.batch)
+    shape, core = tuple(tiles["shape"]), tuple(tiles["core"])
+    settings = thresholds(args.model, args.set, len(shape))
+    reader = outputs.Reader(args.outputs, tiles)
+    bounds = clustering.Bounds(*reader.largest(settings.fg_least))
+    id_stride = reader.stride("id")
+    log.info("batch %d: reaches %s", args.batch, clustering.reach(settings, bounds))
+
+    objects: list[clustering.Columns] = []
+    sightings: list[clustering.Columns] = []
+    with ExitStack() as stack:
+        output, table_path, sightings_path = (
+            stack.enter_context(cli.write_whole(path))
+            for path in (args.output, args.table, args.sightings)
+        )
+        writer = outputs.create_labels(output, shape, core)
+        for index in range(*tiles["batches"][args.batch]):
+            tile = grid.tile(shape, core, index)
+            labels, table, seen = clustering.label_window(
+                reader.read, tile.core, shape, settings, bounds, id_stride
+            )
+            writer.write(tile, {outputs.LABELS: labels})
+            objects.append(table)
+            sightings.append({"tile": np.full(len(seen["gid"]), index, dtype=np.int64), **seen})
+        writer.close()
+        no_objects, not_seen = clustering.empty_tables(settings, id_stride)
+        table = concatenate(objects, no_objects)
+        tables.write_parquet(table, table_path)
+        tables.write_parquet(
+            concatenate(sightings, {"tile": np.zeros(0, dtype=np.int64), **not_seen}),
+            sightings_path,
+        )
+    log.info("batch %d: %d objects in %d tiles", args.batch, len(table), len(objects))
+    recorder.write(n_tiles=len(objects), n_objects=len(table), clustering=settings.as_dict())
+
+
+if __name__ == "__main__":
+    cli.run(main)
