@@ -1,0 +1,357 @@
+"""Write and open our own OME-Zarr 0.5 stores: image pyramid, labels, provenance."""
+
+import itertools
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, ZstdCodec
+
+from iaunet.errors import InputError
+from iaunet.grid import Box, box_shape
+
+# An absent chunk reads as zeros without a word, so all are written: then a lost one shows.
+# It also skips zarr's slow comparison of every chunk with the fill value.
+zarr.config.set({"array.write_empty_chunks": True})
+
+VERSION = "0.5"
+SMALLEST_LEVEL_PX = 256
+INNER_PX = {2: (256, 256), 3: (16, 128, 128)}
+SHARD_PX = {2: (1024, 1024), 3: (16, 512, 512)}
+PIECE_BYTES = 16 << 20
+
+Reduction = Callable[[np.ndarray, Sequence[int]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a store of ours says about its image.
+
+    `levels` are the shapes of the pyramid, the full image first; `attrs` is what stands under
+    the key ``iaunet``.
+    """
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    pixel_um: tuple[float, ...] | None
+    channel: str
+    levels: tuple[tuple[int, ...], ...]
+    attrs: dict[str, object]
+
+
+def create_image(
+    path: Path,
+    shape: Sequence[int],
+    axes: Sequence[str],
+    dtype: np.dtype | type,
+    pixel_um: Sequence[float] | None,
+    name: str,
+    attrs: Mapping[str, object],
+) -> zarr.Group:
+    """Create a store with the arrays of all levels, without pixels; return its group."""
+    group = zarr.create_group(str(path), zarr_format=3, overwrite=False)
+    factors = level_factors(shape, axes, pixel_um)
+    _create_levels(group, shape, axes, np.dtype(dtype), factors, _image_codec(np.dtype(dtype)))
+    group.attrs["ome"] = {
+        "version": VERSION,
+        "multiscales": [_multiscale(name, axes, pixel_um, factors, "mean of 2 x 2 (x 2) pixels")],
+    }
+    group.attrs["iaunet"] = dict(attrs)
+    return group
+
+
+def update_attrs(path: Path, attrs: Mapping[str, object]) -> None:
+    """Add facts to those under the key ``iaunet``."""
+    group = _open_group(path, "r+")
+    group.attrs["iaunet"] = {**group.attrs.asdict().get("iaunet", {}), **attrs}
+
+
+def level_factors(
+    shape: Sequence[int], axes: Sequence[str], pixel_um: Sequence[float] | None
+) -> list[tuple[int, ...]]:
+    """Return how much coarser each level is along each axis, 1 for the image itself.
+
+    y and x are halved until both are at most 256 px; z with them where its spacing at that
+    level is not coarser than that of y.
+
+    Examples
+    --------
+    >>> level_factors((10, 600, 300), "zyx", (1.0, 0.5, 0.5))
+    [(1, 1, 1), (1, 2, 2), (2, 4, 4)]
+    """
+    spacing = list(pixel_um) if pixel_um else [1.0] * len(shape)
+    factors = [(1,) * len(shape)]
+    while True:
+        now = factors[-1]
+        lengths = [-(-n // factor) for n, factor in zip(shape, now, strict=True)]
+        if max(lengths[-2:]) <= SMALLEST_LEVEL_PX:
+            return factors
+        sizes = dict(zip(axes, (s * f for s, f in zip(spacing, now, strict=True)), strict=True))
+        halved = {"y", "x"}
+        if "z" in sizes and lengths[0] > 1 and sizes["z"] <= sizes["y"] * (1 + 1e-6):
+            halved.add("z")
+        factors.append(
+            tuple(f * (2 if axis in halved else 1) for f, axis in zip(now, axes, strict=True))
+        )
+
+
+def write_pyramid(group_path: Path) -> None:
+    """Fill levels 1, 2, ... of the image from level 0 with means, in bounded memory."""
+    _fill_levels(_open_group(group_path, "r+"), halved_mean)
+
+
+def write_label_pyramid(path: Path, name: str = "instances") -> None:
+    """Fill levels 1, 2, ... of labels from level 0 with every second voxel, in bounded memory."""
+    _fill_levels(_open_group(Path(path) / "labels" / name, "r+"), strided)
+
+
+def halved_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """Return means over 2 neighbours along each axis whose factor is 2.
+
+    Integers are rounded to nearest, halves up. The last of an odd number of pixels is
+    averaged with itself. Floats are summed in float64 in a fixed order.
+    """
+    kind, bits = values.dtype.kind, values.dtype.itemsize * 8
+    total = values.astype(np.float64 if kind == "f" else f"{kind}{min(bits * 2, 64) // 8}")
+    count = math.prod(factors)
+    for axis, factor in enumerate(factors):
+        if factor == 2:
+            if total.shape[axis] % 2:
+                last = [slice(None)] * total.ndim
+                last[axis] = slice(-1, None)
+                total = np.concatenate([total, total[tuple(last)]], axis=axis)
+            total = _every(total, axis, 0) + _every(total, axis, 1)
+    if kind == "f":
+        return (total / count).astype(values.dtype)
+    return ((total + count // 2) // count).astype(values.dtype)
+
+
+def strided(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """Return every second value along each axis whose factor is 2."""
+    return values[tuple(slice(None, None, factor) for factor in factors)]
+
+
+def _every(values: np.ndarray, axis: int, start: int) -> np.ndarray:
+    index = [slice(None)] * values.ndim
+    index[axis] = slice(start, None, 2)
+    return values[tuple(index)]
+
+
+def open_level(path: Path, level: int = 0, mode: str = "r") -> zarr.Array:
+    """Open one level of the image."""
+    return _open_array(_open_group(path, mode), path, str(level))
+
+
+def open_labels(path: Path, name: str = "instances", level: int = 0, mode: str = "r") -> zarr.Array:
+    """Open one level of labels."""
+    return _open_array(_open_group(path, mode), path, f"labels/{name}/{level}")
+
+
+def read_meta(path: Path) -> Meta:
+    """Return the metadata of a store that `create_image` made."""
+    group = _open_group(path, "r")
+    try:
+        multiscale = group.attrs["ome"]["multiscales"][0]
+        attrs = dict(group.attrs["iaunet"])
+        arrays = [group[dataset["path"]] for dataset in multiscale["datasets"]]
+        scale = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
+        has_unit = all("unit" in axis for axis in multiscale["axes"])
+        axes = tuple(axis["name"] for axis in multiscale["axes"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{path}: not an image store of tile.py or stitch.py") from error
+    return Meta(
+        axes=axes,
+        shape=tuple(arrays[0].shape),
+        dtype=np.dtype(arrays[0].dtype),
+        pixel_um=tuple(scale) if has_unit else None,
+        channel=str(attrs.get("channel", "0")),
+        levels=tuple(tuple(array.shape) for array in arrays),
+        attrs=attrs,
+    )
+
+
+def add_labels(
+    path: Path, name: str, dtype: np.dtype | type, attrs: Mapping[str, object] | None = None
+) -> zarr.Array:
+    """Add empty labels with the levels of the image; return their level 0."""
+    meta = read_meta(path)
+    image = _open_group(path, "r+")
+    labels = image.require_group("labels")
+    names = [*labels.attrs.asdict().get("ome", {}).get("labels", []), name]
+    group = labels.create_group(name)
+    factors = level_factors(meta.shape, meta.axes, meta.pixel_um)
+    _create_levels(group, meta.shape, meta.axes, np.dtype(dtype), factors, ZstdCodec(level=1))
+    group.attrs["ome"] = {
+        "version": VERSION,
+        "multiscales": [_multiscale(name, meta.axes, meta.pixel_um, factors, "every second voxel")],
+        "image-label": {"version": VERSION, "source": {"image": "../../"}},
+    }
+    if attrs:
+        group.attrs["iaunet"] = dict(attrs)
+    labels.attrs["ome"] = {"version": VERSION, "labels": names}
+    return group["0"]
+
+
+def link_image(source_store: Path, target_store: Path) -> None:
+    """Make a store with the same image and no labels; files are hard-linked, or else copied."""
+    source_store, target_store = Path(source_store), Path(target_store)
+    n_levels = len(read_meta(source_store).levels)
+    target_store.mkdir(parents=True)
+    shutil.copyfile(source_store / "zarr.json", target_store / "zarr.json")
+    for level in range(n_levels):
+        # copy_function links; attributes files may be edited later, so zarr.json is copied.
+        shutil.copytree(
+            source_store / str(level), target_store / str(level), copy_function=_link_or_copy
+        )
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        if Path(source).name == "zarr.json":
+            raise OSError
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def shard_boxes(array: zarr.Array) -> Iterator[Box]:
+    """Yield the boxes of an array's shards, cut at the array, in raster order."""
+    yield from _boxes(array.shape, array.shards or array.chunks)
+
+
+def write_box(array: zarr.Array, box: Box, values: np.ndarray) -> None:
+    """Write a box that is a union of whole shards, shard by shard: zarr encodes one at a time."""
+    size = array.shards or array.chunks
+    for part in _boxes(box_shape(box), size):
+        place = tuple(
+            slice(side.start + inner.start, side.start + inner.stop)
+            for side, inner in zip(box, part, strict=True)
+        )
+        array[place] = values[part]
+
+
+def _create_levels(
+    group: zarr.Group,
+    shape: Sequence[int],
+    axes: Sequence[str],
+    dtype: np.dtype,
+    factors: Sequence[Sequence[int]],
+    codec: BloscCodec | ZstdCodec,
+) -> None:
+    ndim = len(shape)
+    for level, level_factor in enumerate(factors):
+        lengths = tuple(-(-n // factor) for n, factor in zip(shape, level_factor, strict=True))
+        inner = tuple(min(n, size) for n, size in zip(lengths, INNER_PX[ndim], strict=True))
+        shards = tuple(
+            min(-(-n // size), shard // full) * size
+            for n, size, shard, full in zip(
+                lengths, inner, SHARD_PX[ndim], INNER_PX[ndim], strict=True
+            )
+        )
+        group.create_array(
+            str(level),
+            shape=lengths,
+            dtype=dtype,
+            chunks=inner,
+            shards=shards,
+            compressors=codec,
+            fill_value=0,
+            dimension_names=list(axes),
+        )
+
+
+def _image_codec(dtype: np.dtype) -> BloscCodec:
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
+
+
+def _multiscale(
+    name: str,
+    axes: Sequence[str],
+    pixel_um: Sequence[float] | None,
+    factors: Sequence[Sequence[int]],
+    method: str,
+) -> dict[str, object]:
+    unit = {"unit": "micrometer"} if pixel_um else {}
+    spacing = pixel_um or (1.0,) * len(axes)
+    return {
+        "name": name,
+        "axes": [{"name": axis, "type": "space", **unit} for axis in axes],
+        "datasets": [
+            {
+                "path": str(level),
+                "coordinateTransformations": [
+                    {
+                        "type": "scale",
+                        "scale": [
+                            float(size) * factor
+                            for size, factor in zip(spacing, level_factor, strict=True)
+                        ],
+                    }
+                ],
+            }
+            for level, level_factor in enumerate(factors)
+        ],
+        "type": method,
+    }
+
+
+def _fill_levels(group: zarr.Group, reduce: Reduction) -> None:
+    n_levels = len(group.attrs["ome"]["multiscales"][0]["datasets"])
+    for level in range(1, n_levels):
+        fine, coarse = group[str(level - 1)], group[str(level)]
+        factors = tuple(1 if a == b else 2 for a, b in zip(fine.shape, coarse.shape, strict=True))
+        for box in shard_boxes(coarse):
+            coarse[box] = _reduced(fine, box, factors, reduce)
+
+
+def _reduced(fine: zarr.Array, box: Box, factors: Sequence[int], reduce: Reduction) -> np.ndarray:
+    """Return one shard of the coarser level; the finer one is read in pieces of some MB."""
+    out = np.empty(box_shape(box), fine.dtype)
+    piece = _piece(out.shape, out.dtype.itemsize * math.prod(factors))
+    for part in _boxes(out.shape, piece):
+        source = tuple(
+            slice((a.start + b.start) * f, min((a.start + b.stop) * f, n))
+            for a, b, f, n in zip(box, part, factors, fine.shape, strict=True)
+        )
+        out[part] = reduce(fine[source], factors)
+    return out
+
+
+def _piece(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    piece = list(shape)
+    while math.prod(piece) * itemsize > PIECE_BYTES and max(piece) > 64:
+        piece[piece.index(max(piece))] = -(-max(piece) // 2 // 64) * 64
+    return tuple(piece)
+
+
+def _boxes(shape: Sequence[int], size: Sequence[int]) -> Iterator[Box]:
+    starts = [range(0, n, step) for n, step in zip(shape, size, strict=True)]
+    for corner in itertools.product(*starts):
+        yield tuple(
+            slice(start, min(start + step, n))
+            for start, step, n in zip(corner, size, shape, strict=True)
+        )
+
+
+def _open_group(path: Path, mode: str) -> zarr.Group:
+    if not (Path(path) / "zarr.json").is_file():
+        raise InputError(f"{path}: no OME-Zarr store of tile.py or stitch.py there")
+    try:
+        return zarr.open_group(str(path), mode=mode)
+    except (ValueError, KeyError, TypeError, zarr.errors.GroupNotFoundError) as error:
+        raise InputError(f"{path}: damaged store ({error}); make it again") from error
+
+
+def _open_array(group: zarr.Group, path: Path, name: str) -> zarr.Array:
+    try:
+        return group[name]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: has no array '{name}' ({error}); make the store again"
+        ) from error
