@@ -1,0 +1,312 @@
+"""Training samples: annotated images, crops in two views, augmentation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+MORPHOLOGY = ("log_size", "axis_ratio", "solidity", "mean_intensity", "std_intensity")
+INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image with its true instances and what training needs to know of them.
+
+    `image` is float32, scaled by the limits of the whole image; `labels` int32 1..n;
+    `depth` uint8 is 255 * distance to the outline / its maximum in the instance;
+    `centre` (n + 1, d) px is the voxel of the instance nearest to its centroid; `size`
+    (n + 1,) voxels; `morphology` (n + 1, 5) as in `MORPHOLOGY`, row 0 unused.
+    """
+
+    name: str
+    group: str
+    image: np.ndarray
+    labels: np.ndarray
+    depth: np.ndarray
+    centre: np.ndarray
+    size: np.ndarray
+    morphology: np.ndarray
+    reach: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """How many instances there are."""
+        return len(self.size) - 1
+
+
+def annotate(
+    name: str, group: str, image: np.ndarray, labels: np.ndarray, spacing: Sequence[float]
+) -> Annotated:
+    """Measure every instance once: normalised distance map, centre, size, morphology.
+
+    Parameters
+    ----------
+    image : float array
+        Scaled by the limits of the whole image.
+    labels : int array, same shape
+        Any ids; 0 is background. An id in several pieces stays one instance.
+    spacing : d floats
+        Relative voxel lengths, for distances.
+    """
+    ids, compact = np.unique(labels, return_inverse=True)
+    compact = compact.reshape(labels.shape).astype(np.int32)
+    if ids[0] != 0:
+        compact += 1
+    n = int(compact.max())
+    d = image.ndim
+    depth = np.zeros(image.shape, np.uint8)
+    centre = np.zeros((n + 1, d), np.float32)
+    size = np.zeros(n + 1, np.float32)
+    morphology = np.zeros((n + 1, len(MORPHOLOGY)), np.float32)
+    reach = np.zeros((n + 1, d), np.float32)
+    for label, box in enumerate(ndimage.find_objects(compact), start=1):
+        inside = compact[box] == label
+        distance = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing)
+        distance = distance[(slice(1, -1),) * d]
+        depth[box][inside] = np.maximum(1, np.rint(255 * distance / distance.max()))[inside]
+        points = np.argwhere(inside)
+        middle = points.mean(0)
+        nearest = points[(((points - middle) * spacing) ** 2).sum(1).argmin()]
+        centre[label] = nearest + [side.start for side in box]
+        reach[label] = np.abs(points - nearest).max(0)
+        size[label] = len(points)
+        morphology[label] = _morphology(points * spacing, image[box][inside])
+    return Annotated(name, group, image, compact, depth, centre, size, morphology, reach)
+
+
+def _morphology(points: np.ndarray, values: np.ndarray) -> tuple[float, ...]:
+    """Return the features of `MORPHOLOGY`; solidity is size over that of the ellipsoid of
+    equal second moments, which needs no hull.
+    """
+    d = points.shape[1]
+    spread = np.cov(points.T, bias=True).reshape(d, d) + np.eye(d) / 12
+    axes = np.sqrt(np.linalg.eigvalsh(spread))
+    ball = {2: 4 * np.pi, 3: 4 / 3 * np.pi * 5**1.5}[d]
+    ratio = axes[0] / axes[-1]
+    solidity = len(points) / (ball * axes.prod())
+    return np.log(len(points)), ratio, solidity, values.mean(), values.std()
+
+
+def standardised_morphology(images: Sequence[Annotated]) -> list[np.ndarray]:
+    """Return the morphology of every image in units of the data set's standard deviation."""
+    rows = [image.morphology[1:] for image in images if image.n]
+    everything = np.concatenate(rows) if rows else np.zeros((1, len(MORPHOLOGY)), np.float32)
+    mean, std = everything.mean(0), everything.std(0) + 1e-6
+    return [((image.morphology - mean) / std).astype(np.float32) for image in images]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far crops are varied; `zoom` is the range of a log-uniform factor per view pair."""
+
+    zoom: tuple[float, float]
+    small_px: float  # images whose median diameter is below are zoomed up half of the time
+    zoom_small: float
+    anisotropy: float  # 3D: factor by which z may be stretched or squeezed against y, x
+    empty: float  # share of crops that show noise and no object
+
+
+class Sampler:
+    """Draws batches; the batch of a step depends on the seed and the step alone.
+
+    Crops come in pairs: two overlapping views of one image with the same geometry up to the
+    shift, and independent photometric augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Annotated],
+        crop_px: Sequence[int],
+        n_pairs: int,
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        if not images:
+            raise ValueError("no image to draw crops from")
+        self.images = list(images)
+        self.morphology = standardised_morphology(images)
+        self.crop_px = tuple(crop_px)
+        self.n_pairs = n_pairs
+        self.augmentation = augmentation
+        self.seed = seed
+        groups = [image.group for image in images]
+        weight = np.array([groups.count(group) ** -0.5 for group in groups])
+        weight *= np.array([max(1, image.n) ** 0.25 for image in images])
+        self.weight = weight / weight.sum()
+        self.diameter = [_median_diameter(image) for image in images]
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        """Return the batch of a step.
+
+        image (B, 1, ...) float; labels (B, ...) int64; depth (B, 1, ...) float 0..1;
+        centre (B, d, ...) float px of the crop; and per crop k the rows size[k] and
+        morphology[k], indexed by label; pair (B,) int64, equal for two views.
+        """
+        rng = np.random.default_rng([self.seed, step])
+        views: list[dict[str, np.ndarray]] = []
+        for _ in range(self.n_pairs):
+            if rng.random() < self.augmentation.empty:
+                views.extend(self._noise(rng) for _ in range(2))
+            else:
+                views.extend(self._pair(rng))
+        stacked = {
+            key: torch.from_numpy(np.stack([view[key] for view in views]))
+            for key in ("image", "labels", "depth", "centre", "shift")
+        }
+        stacked["labels"] = stacked["labels"].long()
+        stacked["size"] = [torch.from_numpy(view["size"]) for view in views]
+        stacked["morphology"] = [torch.from_numpy(view["morphology"]) for view in views]
+        stacked["pair"] = torch.arange(len(views)) // 2
+        return stacked
+
+    def _noise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draw what an image without objects looks like once its limits are stretched."""
+        d = len(self.crop_px)
+        image = rng.normal(0.45, 0.22, self.crop_px).astype(np.float32)
+        if rng.random() < 0.5:
+            image = ndimage.gaussian_filter(image, rng.uniform(0.3, 1.5))
+            image = 0.45 + (image - 0.45) * 0.22 / max(image.std(), 1e-6)
+        if rng.random() < 0.5:
+            field = ndimage.zoom(rng.normal(0, 0.2, (4,) * d), [s / 4 for s in self.crop_px], order=1)
+            image = image * rng.uniform(0.2, 1) + field
+        return {
+            "image": np.clip(image, -0.5, 2)[None].astype(np.float32),
+            "labels": np.zeros(self.crop_px, np.int32),
+            "depth": np.zeros((1, *self.crop_px), np.float32),
+            "centre": np.zeros((d, *self.crop_px), np.float32),
+            "size": np.ones(1, np.float32),
+            "morphology": np.zeros((1, len(MORPHOLOGY)), np.float32),
+            "shift": np.zeros(d, np.float32),
+        }
+
+    def _pair(self, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
+        index = rng.choice(len(self.images), p=self.weight)
+        image = self.images[index]
+        crop = np.array(self.crop_px)
+        source = np.maximum(8, np.rint(crop / self._zoom(rng, index))).astype(int)
+        shape = np.array(image.image.shape)
+        room = shape - source
+        if image.n and rng.random() < 0.85:
+            middle = image.centre[rng.integers(1, image.n + 1)]
+            first = middle - source * rng.uniform(0.25, 0.75, len(crop))
+        else:
+            first = rng.uniform(0, 1, len(crop)) * room
+        second = first + source * rng.uniform(-0.35, 0.35, len(crop))
+        flips = rng.random(len(crop)) < 0.5
+        swap = self.crop_px[-1] == self.crop_px[-2] and rng.random() < 0.5
+        views = []
+        for start in (first, second):
+            begin = np.rint(np.where(room > 0, np.clip(start, 0, room), room / 2)).astype(int)
+            view = self._view(index, begin, source)
+            views.append(_oriented(view, flips, swap))
+        for view in views:
+            view["image"] = _photometric(view["image"], rng)[None]
+        return views
+
+    def _zoom(self, rng: np.random.Generator, index: int) -> np.ndarray:
+        low, high = np.log(self.augmentation.zoom)
+        zoom = np.exp(rng.uniform(low, high))
+        if self.diameter[index] < self.augmentation.small_px and rng.random() < 0.5:
+            zoom = np.exp(rng.uniform(0, np.log(self.augmentation.zoom_small)))
+        factors = np.full(len(self.crop_px), zoom)
+        if len(factors) == 3:
+            stretch = np.log(self.augmentation.anisotropy)
+            factors[0] *= np.exp(rng.uniform(-stretch, stretch))
+        return factors
+
+    def _view(self, index: int, begin: np.ndarray, source: np.ndarray) -> dict[str, np.ndarray]:
+        """Cut a box of the image (zeros outside it) and resample it to the crop's size."""
+        whole = self.images[index]
+        image = _cut(whole.image, begin, source)
+        labels = _cut(whole.labels, begin, source)
+        depth = _cut(whole.depth, begin, source)
+        factors = np.array(self.crop_px) / source
+        if tuple(source) != self.crop_px:
+            image = _resample(image, self.crop_px, smooth=True)
+            depth = _resample(depth.astype(np.float32), self.crop_px, smooth=True)
+            labels = _resample(labels.astype(np.float32), self.crop_px, smooth=False)
+            labels = labels.astype(np.int32)
+        centre = ((whole.centre + 0.5 - begin) * factors - 0.5).astype(np.float32)
+        depth = np.where(labels > 0, np.maximum(depth / 255, 1e-3), 0).astype(np.float32)
+        return {
+            "image": image,
+            "labels": labels,
+            "depth": depth,
+            "centre": np.moveaxis(centre[labels], -1, 0),
+            "size": (whole.size * factors.prod()).astype(np.float32),
+            "morphology": self.morphology[index],
+            "shift": (begin * factors).astype(np.float32),
+        }
+
+
+def _median_diameter(image: Annotated) -> float:
+    if not image.n:
+        return np.inf
+    d = image.image.ndim
+    size = float(np.median(image.size[1:]))
+    return 2 * (size / np.pi) ** 0.5 if d == 2 else 2 * (size * 0.75 / np.pi) ** (1 / 3)
+
+
+def _cut(array: np.ndarray, begin: np.ndarray, size: np.ndarray) -> np.ndarray:
+    low = np.maximum(begin, 0)
+    high = np.minimum(begin + size, array.shape)
+    out = np.zeros(size, array.dtype)
+    if (high > low).all():
+        to = tuple(slice(a, b) for a, b in zip(low - begin, high - begin, strict=True))
+        out[to] = array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return out
+
+
+def _resample(array: np.ndarray, shape: Sequence[int], *, smooth: bool) -> np.ndarray:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    if not smooth:
+        return F.interpolate(tensor, tuple(shape), mode="nearest-exact")[0, 0].numpy()
+    if array.ndim == 2:
+        return F.interpolate(tensor, tuple(shape), mode="bilinear", antialias=True)[0, 0].numpy()
+    return F.interpolate(tensor, tuple(shape), mode=INTERPOLATION[array.ndim])[0, 0].numpy()
+
+
+def _oriented(view: dict[str, np.ndarray], flips: np.ndarray, swap: bool) -> dict[str, np.ndarray]:
+    """Flip axes and swap y and x: of the arrays, and of the centres that they hold."""
+    image, labels, depth, centre = (view[k] for k in ("image", "labels", "depth", "centre"))
+    shift = view["shift"].copy()
+    centre = centre.copy()
+    for axis, flip in enumerate(flips):
+        if flip:
+            image, labels, depth = (np.flip(a, axis) for a in (image, labels, depth))
+            centre = np.flip(centre, axis + 1).copy()
+            centre[axis] = labels.shape[axis] - 1 - centre[axis]
+            shift[axis] *= -1
+    if swap:
+        image, labels, depth = (a.swapaxes(-1, -2) for a in (image, labels, depth))
+        order = [*range(len(flips) - 2), len(flips) - 1, len(flips) - 2]
+        centre = centre.swapaxes(-1, -2)[order]
+        shift = shift[order]
+    contiguous = np.ascontiguousarray
+    return view | {
+        "image": contiguous(image),
+        "labels": contiguous(labels),
+        "depth": contiguous(depth)[None],
+        "centre": contiguous(centre),
+        "shift": shift,
+    }
+
+
+def _photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Vary gamma, brightness, contrast, blur and noise; scaled intensities in and out."""
+    out = image
+    if rng.random() < 0.6:
+        gamma = np.exp(rng.uniform(np.log(0.6), np.log(1.6)))
+        out = np.sign(out) * np.abs(out) ** gamma
+    out = out * np.exp(rng.uniform(np.log(0.65), np.log(1.4))) + rng.uniform(-0.08, 0.08)
+    if rng.random() < 0.25:
+        sigma = rng.uniform(0.3, 1.4)
+        out = ndimage.gaussian_filter(out, [0.5 * sigma] * (out.ndim - 2) + [sigma] * 2)
+    if rng.random() < 0.5:
+        level = rng.uniform(0, 0.08) + rng.uniform(0, 0.06) * np.sqrt(np.clip(out, 0, 1))
+        out = out + rng.standard_normal(out.shape, dtype=np.float32) * level
+    return np.clip(out, -0.5, 2).astype(np.float32)

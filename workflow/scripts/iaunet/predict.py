@@ -1,0 +1,209 @@
+"""Network and image window to fixed-point outputs, block by block, on one device.
+
+The network is evaluated on one fixed grid of blocks whose size is a property of the model.
+A block reads its halo and is always computed from the same window, by one thread, whatever
+tile asks for it: so tiling, number of jobs and number of threads cannot change one bit.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from iaunet import fixedpoint, grid
+from iaunet.net import IAUNet, Outputs
+
+CLIP = (-0.5, 2.0)
+"""Scaled intensities are cut here before the network sees them."""
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device for auto, cpu, cuda or cuda:N.
+
+    Raises
+    ------
+    ValueError
+        The wanted device is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"device '{wanted}' is not there: {count} CUDA devices found")
+    return device
+
+
+def quantised(outputs: Outputs) -> dict[str, np.ndarray]:
+    """Return the outputs of one window (batch of 1) in fixed point, see `fixedpoint`.
+
+    fg and seed have the shape of the window, off and lsig (d, ...), id (16, .../stride).
+    """
+    values = {
+        "fg": outputs.fg.sigmoid()[0, 0],
+        "seed": outputs.seed.sigmoid()[0, 0],
+        "off": outputs.off[0],
+        "lsig": outputs.lsig[0],
+        "id": outputs.id[0],
+    }
+    fixed = {name: fixedpoint.quantise(name, value.cpu().numpy()) for name, value in values.items()}
+    return hide_background(fixed)
+
+
+def hide_background(fixed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs with zeros where fg is below the floor; id where its whole cell is."""
+    background = fixed["fg"] < fixedpoint.FG_FLOOR
+    shown = {"fg": fixed["fg"]}
+    for name in ("seed", "off", "lsig"):
+        shown[name] = np.where(background, 0, fixed[name]).astype(fixed[name].dtype)
+    cells = fixed["id"].shape[1:]
+    stride = [n // c for n, c in zip(background.shape, cells, strict=True)]
+    split = [part for c, s in zip(cells, stride, strict=True) for part in (c, s)]
+    empty = background.reshape(split).all(axis=tuple(range(1, 2 * len(cells), 2)))
+    shown["id"] = np.where(empty, 0, fixed["id"]).astype(fixed["id"].dtype)
+    return shown
+
+
+def whole(net: IAUNet, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the fixed-point outputs of a whole image at once (validation, small images).
+
+    `image` is scaled float32; outputs are cut to its shape (id to the cells that cover it).
+    """
+    padded = [(0, -n % s) for n, s in zip(image.shape, net.stride, strict=True)]
+    x = torch.from_numpy(np.pad(image, padded).astype(np.float32))[None, None]
+    x = laid_out(x.to(next(net.parameters()).device))
+    with torch.inference_mode():
+        fixed = quantised(net(x))
+    return _cut(fixed, tuple(slice(0, n) for n in image.shape), net.id_stride)
+
+
+def laid_out(x: torch.Tensor) -> torch.Tensor:
+    """Return the tensor channels last, in which convolutions are faster."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats[x.ndim])
+
+
+def _cut(maps: dict, box: grid.Box, id_stride: Sequence[int]) -> dict:
+    """Return the box of every map (arrays or tensors); of the identity map, its cells."""
+    cells = cells_of(box, id_stride)
+    return {name: a[(..., *(cells if name == "id" else box))] for name, a in maps.items()}
+
+
+def cells_of(box: grid.Box, id_stride: Sequence[int]) -> grid.Box:
+    """Return the box of identity cells that covers a box of voxels."""
+    return tuple(
+        slice(side.start // stride, -(-side.stop // stride))
+        for side, stride in zip(box, id_stride, strict=True)
+    )
+
+
+class Blocks:
+    """The network's outputs of one image on the fixed grid of blocks.
+
+    Parameters
+    ----------
+    net : IAUNet
+        In evaluation mode, on its device.
+    read : callable
+        Box inside the image to scaled float32 array.
+    shape : d ints
+        Of the image.
+    block_px, halo_px : d ints
+        Multiples of the network's stride.
+    threads : int
+        How many blocks are computed at the same time, each by one thread.
+    """
+
+    def __init__(
+        self,
+        net: IAUNet,
+        read: Callable[[grid.Box], np.ndarray],
+        *,
+        shape: Sequence[int],
+        block_px: Sequence[int],
+        halo_px: Sequence[int],
+        threads: int,
+    ) -> None:
+        for name, sizes in (("block", block_px), ("halo", halo_px)):
+            if any(size % s for size, s in zip(sizes, net.stride, strict=True)):
+                raise ValueError(f"{name} {tuple(sizes)} is no multiple of stride {net.stride}")
+        self.net = net
+        self.read = read
+        self.shape = tuple(shape)
+        self.block_px = tuple(block_px)
+        self.halo_px = tuple(halo_px)
+        self.threads = threads
+        self.padded = tuple(-(-n // s) * s for n, s in zip(shape, net.stride, strict=True))
+        self.device = next(net.parameters()).device
+        self.voxels_computed = 0
+        self.keep = max(64, 2 * threads)
+
+    def compute(self, index: int) -> dict[str, np.ndarray]:
+        """Return the outputs of one block, cut at the image."""
+        stride = self.net.id_stride
+        block = grid.tile(self.padded, self.block_px, index).core
+        window = grid.grow(block, self.halo_px, self.padded)
+        inside = tuple(
+            slice(side.start, min(side.stop, n)) for side, n in zip(window, self.shape, strict=True)
+        )
+        image = np.zeros(grid.box_shape(window), np.float32)
+        image[grid.shift(inside, grid.origin(window))] = self.read(inside)
+        x = laid_out(torch.from_numpy(image)[None, None].to(self.device))
+        with torch.inference_mode():
+            outputs = _cut(self.net(x)._asdict(), grid.shift(block, grid.origin(window)), stride)
+            fixed = quantised(Outputs(**outputs))
+        self.voxels_computed += image.size
+        kept = tuple(
+            slice(0, min(side.stop, n) - side.start)
+            for side, n in zip(block, self.shape, strict=True)
+        )
+        return _cut(fixed, kept, stride)
+
+    def of_cores(self, cores: Sequence[grid.Box]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the outputs of every core in turn; blocks are computed ahead and reused."""
+        needed = [grid.tiles_meeting(self.padded, self.block_px, core) for core in cores]
+        ahead = list(OrderedDict.fromkeys(index for indices in needed for index in indices))
+        done: OrderedDict[int, Future] = OrderedDict()
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(self.threads) as pool:
+            position = 0
+            for core, indices in zip(cores, needed, strict=True):
+                for index in indices:
+                    if index in done:
+                        done.move_to_end(index)
+                    else:
+                        done[index] = pool.submit(self.compute, index)
+                while position < len(ahead) and len(done) < len(indices) + 2 * self.threads:
+                    index = ahead[position]
+                    position += 1
+                    if index not in done:
+                        done[index] = pool.submit(self.compute, index)
+                yield self._assemble(core, {index: done[index].result() for index in indices})
+                while len(done) > self.keep + len(indices):
+                    done.popitem(last=False)
+
+    def _assemble(self, core: grid.Box, blocks: dict[int, dict]) -> dict[str, np.ndarray]:
+        cells = cells_of(core, self.net.id_stride)
+        out: dict[str, np.ndarray] = {}
+        for index, fixed in blocks.items():
+            block = grid.tile(self.padded, self.block_px, index).core
+            block_cells = cells_of(block, self.net.id_stride)
+            for name, array in fixed.items():
+                target, source = (cells, block_cells) if name == "id" else (core, block)
+                if name not in out:
+                    lead = array.shape[: array.ndim - len(core)]
+                    out[name] = np.zeros((*lead, *grid.box_shape(target)), array.dtype)
+                both = grid.intersection(target, source)
+                if both is not None:
+                    to = (..., *grid.shift(both, grid.origin(target)))
+                    out[name][to] = array[(..., *grid.shift(both, grid.origin(source)))]
+        return out
+
+
+def default_block(ndim: int, stride: Sequence[int]) -> list[int]:
+    """Return the block size that a new model gets: large against its halo, about 3 GB."""
+    wanted = {2: (1024, 1024), 3: (64, 256, 256)}[ndim]
+    return [math.ceil(w / s) * s for w, s in zip(wanted, stride, strict=True)]

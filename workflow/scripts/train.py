@@ -1,0 +1,521 @@
+"""Fit the network to images with masks, and the thresholds of its clustering.
+
+Example
+-------
+    python train.py --table training.csv --name my-nuclei --output my-nuclei.safetensors \
+        --work training/my-nuclei --max-minutes 120 --max-steps 6000 --seed 1 --threads 4
+
+The table has the columns image, path, reference (the mask), and may have group (images of
+one group stay on one side of the split), channel, scene, frame, pixel sizes, and split
+(train or validation). A run that was stopped goes on from `--work` when started again.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from iaunet import (
+    checkpoint,
+    cli,
+    clustering,
+    figures,
+    images,
+    metrics,
+    normalize,
+    patches,
+    predict,
+    synthetic,
+    tables,
+    training,
+)
+from iaunet.errors import InputError
+from iaunet.net import IAUNet, dependency_radius
+
+log = logging.getLogger("train")
+
+PERCENTILES = (1, 99.8)
+VALIDATION_SHARE = 0.15
+SCORED = tuple(np.arange(0.5, 0.91, 0.1).round(2))
+NET = {
+    2: {"widths": [16, 32, 64, 128, 192], "pools": [[2, 2]] * 4},
+    3: {
+        "widths": [16, 16, 48, 96],
+        "pools": [[1, 2, 2], [2, 2, 2], [2, 2, 2]],
+        "kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+    },
+}
+CROP = {2: (256, 256), 3: (24, 80, 80)}
+PAIRS = {2: 4, 3: 2}
+DRAWN_SHAPE = {2: (512, 512), 3: (48, 144, 144)}
+AUGMENTATION = {
+    2: patches.Augmentation(
+        zoom=(0.55, 1.9), small_px=14, zoom_small=3.0, anisotropy=1.0, empty=0.03
+    ),
+    3: patches.Augmentation(
+        zoom=(0.75, 1.33), small_px=8, zoom_small=1.5, anisotropy=1.25, empty=0.03
+    ),
+}
+WEIGHTS = {
+    "mask": 1.0,
+    "seed": 1.0,
+    "instance": 1.0,
+    "variance": 1.0,
+    "vote": 0.3,
+    "triplet": 0.3,
+}
+GRID = {
+    "seed": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "fg": (0.3, 0.4, 0.5, 0.6, 0.7),
+    "phi": (0.1, 0.2, 0.3, 0.4, 0.5),
+    "suppress": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "smooth": (0, 1, 2),
+    "seed_window": (1, 2, 3, 5),
+    "min_size": (4, 8, 12, 16, 24, 32, 64),
+}
+
+
+def parse_args(argv: Sequence[str] | None) -> "argparse.Namespace":  # noqa: F821
+    parser = cli.base_parser(__doc__)
+    add = parser.add_argument
+    add("--table", type=Path, help="CSV of images with masks; not needed with --drawn")
+    add("--drawn", type=int, default=0, help="how many images of nuclei to draw besides")
+    add("--ndim", type=int, choices=(2, 3), help="axes; needed when there is no table")
+    add("--name", required=True, help="name of the model")
+    add("--output", type=Path, required=True, help="model file to write")
+    add("--card", type=Path, help="model card to write, Markdown")
+    add("--licence", default="not stated", help="licence of the data, for the card")
+    add("--curves-csv", type=Path, help="losses and scores over time")
+    add("--curves-png", type=Path, help="the same as a figure")
+    add("--work", type=Path, required=True, help="folder of the checkpoints")
+    add("--max-minutes", type=float, required=True, help="budget of time; 0: no limit")
+    add("--max-steps", type=int, required=True, help="budget of steps; 0: no limit")
+    add("--threads", type=int, required=True, help="CPU threads")
+    add("--seed", type=int, required=True, help="of weights, crops and drawn images")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    recorder = cli.Recorder("train", args)
+    if args.max_minutes <= 0 and args.max_steps <= 0:
+        raise InputError("--max-minutes and --max-steps are both 0: give one of them")
+    torch.set_num_threads(args.threads)
+    ndim, train, validation = load_data(args)
+    trainer = make_trainer(ndim, train, args.seed)
+    state = args.work / "checkpoint.safetensors"
+    if state.exists():
+        trainer.load(state)
+        log.info("going on from step %d", trainer.step)
+    optimise(trainer, train, validation, args, state)
+    net = best_net(trainer)
+    cases = outputs_of(net, validation)
+    settings, score = fit_thresholds(cases, start_settings(ndim, train), net.id_stride)
+    scores = accuracy_of(cases, settings, net.id_stride)
+    meta = model_meta(net, trainer, settings, scores, args, train, validation)
+    checkpoint.save(args.output, net.state_dict(), meta)
+    if args.card:
+        with cli.write_whole(args.card) as partial:
+            partial.write_text(card(meta))
+    log.info("%s: %d steps, validation AP50 %.3f", args.output, trainer.step, scores["ap50"] or 0)
+    recorder.write(scores=scores, steps=trainer.step, fitted=score)
+
+
+def load_data(
+    args: "argparse.Namespace",  # noqa: F821
+) -> tuple[int, list[patches.Annotated], list[patches.Annotated]]:
+    """Return the number of axes, the images to fit and those to validate with."""
+    rows = [] if args.table is None else read_rows(args.table)
+    loaded = [(row, *load_row(row, args.table)) for row in rows]
+    ndims = {image.ndim for _, image, _ in loaded} | ({args.ndim} if args.ndim else set())
+    if len(ndims) != 1:
+        raise InputError(f"{args.table or '--ndim'}: needs images of 2 or of 3 axes, found {ndims}")
+    ndim = ndims.pop()
+    everything = []
+    for row, image, labels in loaded:
+        part = row["split"] or side_of(row["group"] or row["image"])
+        group = row["group"] or row["image"]
+        everything.append((part, prepared(row["image"], group, image, labels)))
+    everything += [drawn(k, ndim, args.seed, args.drawn) for k in range(args.drawn)]
+    train = [image for part, image in everything if part == "train"]
+    validation = [image for part, image in everything if part == "validation"]
+    if not train or not any(image.n for image in train):
+        raise InputError(f"{args.table}: no image with objects to train with")
+    if not validation:
+        log.warning("no image left to validate with: scores are of the training images")
+        validation = train
+    log.info(
+        "%d images to fit, %d objects; %d to validate with, %d objects",
+        len(train),
+        sum(image.n for image in train),
+        len(validation),
+        sum(image.n for image in validation),
+    )
+    return ndim, train, validation
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """Return the rows of the training table, checked."""
+    frame = tables.read_images(table).fillna("")
+    rows = []
+    for position, row in enumerate(frame.to_dict("records"), start=1):
+        row.setdefault("split", "")
+        if not row["reference"]:
+            raise InputError(f"{table}: row {position}: no reference; training needs a mask")
+        if row["split"] not in ("", "train", "validation"):
+            raise InputError(
+                f"{table}: row {position}: split is '{row['split']}', needs train or validation"
+            )
+        rows.append(row)
+    return rows
+
+
+def load_row(row: dict[str, str], table: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and mask of a row."""
+    path, reference = (table.parent / row[key] for key in ("path", "reference"))
+    opened = images.open_image(
+        path, channel=row["channel"] or None, scene=row["scene"] or None, frame=row["frame"] or None
+    )
+    mask = images.open_image(reference)
+    if opened.shape != mask.shape:
+        raise InputError(f"{reference}: shape {mask.shape}, its image {path} has {opened.shape}")
+    labels = mask.read(tuple(slice(0, n) for n in mask.shape))
+    if labels.dtype.kind not in "ui":
+        raise InputError(f"{reference}: {labels.dtype} values; a mask has one integer per object")
+    return opened.read(tuple(slice(0, n) for n in opened.shape)), labels
+
+
+def prepared(name: str, group: str, image: np.ndarray, labels: np.ndarray) -> patches.Annotated:
+    """Scale an image by its own limits, as inference does, and measure its instances."""
+    limits = normalize.limits(image, PERCENTILES)
+    scaled = normalize.scale(image, limits.low, limits.high).clip(*predict.CLIP)
+    return patches.annotate(name, group, scaled, labels, (1.0,) * image.ndim)
+
+
+def side_of(group: str) -> str:
+    """Return train or validation by the hash of a group, the same in every run."""
+    number = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big")
+    return "validation" if number / 2**32 < VALIDATION_SHARE else "train"
+
+
+def drawn(index: int, ndim: int, seed: int, count: int) -> tuple[str, patches.Annotated]:
+    """Draw one image of nuclei, every twentieth without any; every seventh validates."""
+    rng = np.random.default_rng([seed, 7, index])
+    if index % 20 == 19:
+        image = synthetic.draw_background(DRAWN_SHAPE[ndim], rng)
+        labels = np.zeros(image.shape, np.uint32)
+    else:
+        options = synthetic.random_options(rng, ndim)
+        image, labels = synthetic.draw_nuclei(DRAWN_SHAPE[ndim], rng, **options)
+    side = "validation" if index % 7 == 3 else "train"
+    return side, prepared(f"drawn-{index}", f"drawn-{index}", image, labels)
+
+
+def make_trainer(
+    ndim: int, train: Sequence[patches.Annotated], seed: int
+) -> training.Trainer:
+    """Return a new network with what the data say of object sizes."""
+    torch.manual_seed(seed)
+    zoom = AUGMENTATION[ndim].zoom[1]
+    reach = np.concatenate([image.reach[1:] for image in train if image.n])
+    offset = np.clip(np.percentile(reach, 99, axis=0) * 1.25 * zoom**0.5, 8, 400)
+    sigma = np.maximum(4, offset / 2)
+    net = IAUNet(
+        ndim,
+        **NET[ndim],
+        max_offset=[round(float(v), 1) for v in offset],
+        max_sigma=[round(float(v), 1) for v in sigma],
+    )
+    diameters = [patches._median_diameter(image) for image in train if image.n]
+    diameter = float(np.median(diameters))
+    recipe = training.Recipe(
+        weights=WEIGHTS,
+        learning_rate=2e-3,
+        weight_decay=1e-4,
+        boundary=1.0,
+        vote_px=max(2.0, diameter / 8),
+        window_px=(96, 96) if ndim == 2 else (24, 48, 48),
+        instances=16 if ndim == 2 else 12,
+        neighbours_px=4 * diameter,
+        id_gradient=0.1,
+        ema=0.998,
+        bf16=bool(torch.cpu.get_capabilities().get("avx512_bf16")),
+    )
+    return training.Trainer(net, recipe, seed)
+
+
+def optimise(
+    trainer: training.Trainer,
+    train: Sequence[patches.Annotated],
+    validation: Sequence[patches.Annotated],
+    args: "argparse.Namespace",  # noqa: F821
+    state: Path,
+) -> None:
+    """Take steps until the budget is spent; validate and save every twentieth part of it."""
+    ndim = trainer.net.ndim
+    sampler = patches.Sampler(train, CROP[ndim], PAIRS[ndim], AUGMENTATION[ndim], args.seed)
+    few = spread(validation, 16)
+    prefetch = training.Prefetch(sampler.batch, trainer.step)
+    began, before = time.perf_counter(), trainer.seconds
+    mark = math.floor(20 * progress_of(trainer, args))
+    terms: list[dict[str, float]] = []
+    try:
+        while (progress := progress_of(trainer, args)) < 1:
+            terms.append(trainer.train_step(prefetch.next(), progress))
+            trainer.seconds = before + time.perf_counter() - began
+            if trainer.step % 50 == 0:
+                log.info("step %d: %s", trainer.step, means(terms[-50:]))
+            if math.floor(20 * progress_of(trainer, args)) > mark:
+                mark = math.floor(20 * progress_of(trainer, args))
+                validate(trainer, few, terms)
+                terms = []
+                trainer.save(state)
+                write_curves(trainer.history, args)
+    except FloatingPointError as error:
+        raise InputError(
+            f"{error}; the last good checkpoint is {state}; lower the learning rate or check "
+            "the images"
+        ) from error
+    finally:
+        prefetch.close()
+
+
+def progress_of(trainer: training.Trainer, args: "argparse.Namespace") -> float:  # noqa: F821
+    """Return which part of the budget, in steps or minutes, is spent."""
+    steps = trainer.step / args.max_steps if args.max_steps > 0 else 0.0
+    minutes = trainer.seconds / 60 / args.max_minutes if args.max_minutes > 0 else 0.0
+    return max(steps, minutes)
+
+
+def means(terms: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of every term, without those that are not defined."""
+    names = sorted({name for term in terms for name in term})
+    values = {name: [t[name] for t in terms if not math.isnan(t.get(name, math.nan))] for name in names}
+    return {name: round(float(np.mean(v)), 5) for name, v in values.items() if v}
+
+
+def spread(validation: Sequence[patches.Annotated], count: int) -> list[patches.Annotated]:
+    """Return at most `count` images, evenly chosen, small ones preferred for speed."""
+    ordered = sorted(validation, key=lambda image: (image.group, image.name))
+    step = max(1, len(ordered) / count)
+    return [ordered[int(k * step)] for k in range(min(count, len(ordered)))]
+
+
+def validate(
+    trainer: training.Trainer, few: Sequence[patches.Annotated], terms: list[dict[str, float]]
+) -> None:
+    """Score the averaged network by the real clustering; keep the best."""
+    net = averaged(trainer)
+    cases = outputs_of(net, few)
+    settings = start_settings(net.ndim, few)
+    scores = pooled_ap(cases, settings, net.id_stride)
+    score = float(np.mean(scores))
+    row = {"step": trainer.step, "seconds": round(trainer.seconds, 1), **means(terms)}
+    trainer.history.append(row | {"ap50": scores[0], "ap_mean": score})
+    log.info("step %d: validation AP50 %.3f, mean AP %.3f", trainer.step, scores[0], score)
+    if score >= trainer.best["score"]:
+        weights = {key: value.clone() for key, value in trainer.average.state.items()}
+        trainer.best = {"score": score, "step": trainer.step, "weights": weights}
+
+
+def averaged(trainer: training.Trainer) -> IAUNet:
+    """Return the network with averaged weights, in evaluation mode."""
+    return rebuilt(trainer.net, trainer.average.state)
+
+
+def best_net(trainer: training.Trainer) -> IAUNet:
+    """Return the network of the best validation, or the last one when there was none."""
+    return rebuilt(trainer.net, trainer.best.get("weights") or trainer.average.state)
+
+
+def rebuilt(like: IAUNet, weights: dict[str, torch.Tensor]) -> IAUNet:
+    """Return a network of the same shape with other weights."""
+    net = IAUNet(**constructor(like))
+    net.load_state_dict(weights)
+    return net.eval()
+
+
+def constructor(net: IAUNet) -> dict:
+    """Return the arguments that make a network of this shape."""
+    return {
+        "ndim": net.ndim,
+        **NET[net.ndim],
+        "max_offset": [round(float(v), 1) for v in net.max_offset.flatten()],
+        "max_sigma": [round(float(v), 1) for v in net.max_lsig.exp().flatten()],
+    }
+
+
+def outputs_of(
+    net: IAUNet, validation: Sequence[patches.Annotated]
+) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Return the fixed-point outputs and the true labels of every image."""
+    return [(predict.whole(net, image.image), image.labels) for image in validation]
+
+
+def start_settings(ndim: int, train: Sequence[patches.Annotated]) -> clustering.Settings:
+    """Return the thresholds to start from; small objects of the data set the least size."""
+    sizes = np.concatenate([image.size[1:] for image in train if image.n] or [np.array([32.0])])
+    least = int(max(4, 0.5 * np.percentile(sizes, 0.5)))
+    return clustering.Settings.from_dict({"min_size": least, "smooth": 1}, ndim)
+
+
+def pooled_ap(
+    cases: Sequence[tuple[dict, np.ndarray]],
+    settings: clustering.Settings,
+    id_stride: Sequence[int],
+) -> list[float]:
+    """Return AP at the scored thresholds, counts pooled over images."""
+    counts = []
+    for outputs, true in cases:
+        labels = clustering.label_array(outputs, settings, id_stride)
+        counts.append(metrics.match_counts(metrics.overlap(true, labels), SCORED))
+    return [value or 0.0 for value in metrics.pooled(counts)]
+
+
+def fit_thresholds(
+    cases: Sequence[tuple[dict, np.ndarray]],
+    settings: clustering.Settings,
+    id_stride: Sequence[int],
+) -> tuple[clustering.Settings, float]:
+    """Search the thresholds one at a time, twice, for the best mean AP on validation."""
+    score = float(np.mean(pooled_ap(cases, settings, id_stride)))
+    for _ in range(2):
+        before = score
+        for name, values in GRID.items():
+            for value in values:
+                trial = clustering.Settings.from_dict(
+                    settings.as_dict() | {name: value}, len(id_stride)
+                )
+                found = float(np.mean(pooled_ap(cases, trial, id_stride)))
+                if found > score:
+                    settings, score = trial, found
+        log.info("thresholds %s: mean AP %.4f", settings.as_dict(), score)
+        if score == before:
+            break
+    return settings, score
+
+
+def accuracy_of(
+    cases: Sequence[tuple[dict, np.ndarray]],
+    settings: clustering.Settings,
+    id_stride: Sequence[int],
+) -> dict[str, float | None]:
+    """Return the pooled scores of the fitted model on its validation images."""
+    counts = []
+    for outputs, true in cases:
+        labels = clustering.label_array(outputs, settings, id_stride)
+        counts.append(metrics.match_counts(metrics.overlap(true, labels)))
+    ap = metrics.pooled(counts)
+    tp, fp, fn = (int(np.sum([c[k][0] for c in counts])) for k in range(3))
+    return {
+        "ap50": ap[0],
+        "ap75": ap[5],
+        "ap_mean": float(np.mean([a or 0.0 for a in ap])),
+        "f1_50": 2 * tp / max(1, 2 * tp + fp + fn),
+        "n_images": len(cases),
+        "n_true": tp + fn,
+    }
+
+
+def model_meta(
+    net: IAUNet,
+    trainer: training.Trainer,
+    settings: clustering.Settings,
+    scores: dict,
+    args: "argparse.Namespace",  # noqa: F821
+    train: Sequence[patches.Annotated],
+    validation: Sequence[patches.Annotated],
+) -> dict:
+    """Return everything a model file says of itself."""
+    recipe = trainer.recipe
+    return {
+        "name": args.name,
+        "ndim": net.ndim,
+        "in_channels": 1,
+        "net": constructor(net),
+        "stride": list(net.stride),
+        "id_stride": list(net.id_stride),
+        "radius": list(dependency_radius(net)),
+        "block": predict.default_block(net.ndim, net.stride),
+        "normalize": {"percentiles": list(PERCENTILES)},
+        "max_offset": constructor(net)["max_offset"],
+        "max_sigma": constructor(net)["max_sigma"],
+        "clustering": settings.as_dict(),
+        "training": {
+            "steps": trainer.step,
+            "minutes": round(trainer.seconds / 60, 1),
+            "seed": args.seed,
+            "weights": recipe.weights,
+            "learning_rate": recipe.learning_rate,
+            "crop_px": list(CROP[net.ndim]),
+            "crops_per_step": 2 * PAIRS[net.ndim],
+            "train": {"images": len(train), "objects": sum(i.n for i in train)},
+            "validation": {"images": len(validation), "objects": sum(i.n for i in validation)},
+            "drawn": args.drawn,
+            "best_step": trainer.best.get("step", trainer.step),
+            "data_sha256": data_digest([*train, *validation]),
+        },
+        "scores": {key: round(v, 4) if isinstance(v, float) else v for key, v in scores.items()},
+        "licence": args.licence,
+    }
+
+
+def data_digest(data: Sequence[patches.Annotated]) -> str:
+    """Return a checksum of all images and masks, as they were used."""
+    digest = hashlib.sha256()
+    for image in data:
+        digest.update(image.image.tobytes())
+        digest.update(image.labels.tobytes())
+    return digest.hexdigest()
+
+
+def card(meta: dict) -> str:
+    """Return the model card: data, recipe, scores, licence."""
+    scores, fit = meta["scores"], meta["training"]
+    lines = [
+        f"# {meta['name']}",
+        "",
+        f"Identity-aware U-Net, {meta['ndim']}D, one channel.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| fitted to | {fit['train']['images']} images, {fit['train']['objects']} objects |",
+        f"| of all images, drawn by the project | {fit['drawn']} |",
+        f"| validated with | {fit['validation']['images']} images of other groups, "
+        f"{fit['validation']['objects']} objects |",
+        f"| budget | {fit['steps']} steps of {fit['crops_per_step']} crops of "
+        f"{fit['crop_px']} px, {fit['minutes']} minutes, seed {fit['seed']} |",
+        f"| validation, pooled | AP50 {scores['ap50']}, AP75 {scores['ap75']}, "
+        f"mean AP 0.5:0.95 {scores['ap_mean']}, F1 {scores['f1_50']} |",
+        f"| thresholds, fitted on the same validation images | `{json.dumps(meta['clustering'])}` |",
+        f"| stride, dependency radius, block, px | {meta['stride']}, {meta['radius']}, "
+        f"{meta['block']} |",
+        f"| licence of the data | {meta['licence']} |",
+        f"| checksum of the data | {fit['data_sha256']} |",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_curves(history: Sequence[dict], args: "argparse.Namespace") -> None:  # noqa: F821
+    """Write losses and scores as CSV and figure."""
+    if args.curves_csv:
+        names = list(dict.fromkeys(name for row in history for name in row))
+        with cli.write_whole(args.curves_csv) as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(history)
+    if args.curves_png:
+        with cli.write_whole(args.curves_png) as partial:
+            figures.save_curves(partial, history)
+
+
+if __name__ == "__main__":
+    cli.run(main)
