@@ -1,0 +1,169 @@
+"""One identity per object: what all tiles say about it, and whether they agree.
+
+Clustering names an object by its ``gid``, the index of its seed voxel in the whole image, so
+two tiles that see the object give it the same name. Nothing has to be matched here; it is
+proved: every tile that saw an object must report the same area and the same checksum of its
+voxels, and the voxels in the cores, which partition the image, must add up to that area.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+AGREED = "agreed"
+CONFLICT = "conflict"
+ORPHAN = "orphan"
+EMPTY = "empty"
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """One element per tile and object with at least one voxel in the core of that tile.
+
+    Attributes
+    ----------
+    gid, checksum : uint64 arrays
+    tile, batch, voxels_in_core, area : int64 arrays
+        `area` is that of the whole object as the tile sees it.
+    """
+
+    gid: np.ndarray
+    tile: np.ndarray
+    batch: np.ndarray
+    voxels_in_core: np.ndarray
+    area: np.ndarray
+    checksum: np.ndarray
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What all tiles together say; one element per gid, ascending.
+
+    Attributes
+    ----------
+    gid : uint64 array
+    area : int64 array
+        As reported by the tile with most of its voxels; 0 when no tile saw it.
+    claimed : int64 array
+        Sum over the cores.
+    n_tiles, n_batches, min_voxels_in_a_core : int64 arrays
+    tiles : list of int64 arrays
+        The tiles that saw it, ascending.
+    agreement : float array
+        Share of these tiles that report the same area and checksum; NaN without tiles.
+    """
+
+    gid: np.ndarray
+    area: np.ndarray
+    claimed: np.ndarray
+    n_tiles: np.ndarray
+    n_batches: np.ndarray
+    min_voxels_in_a_core: np.ndarray
+    tiles: list[np.ndarray]
+    agreement: np.ndarray
+
+
+def weigh(gid: np.ndarray, sightings: Sightings) -> Verdicts:
+    """Gather the sightings of every gid.
+
+    Parameters
+    ----------
+    gid : uint64 array, ascending, unique
+        All objects; sightings of others are left out.
+    """
+    seen = np.isin(sightings.gid, gid)
+    order = np.lexsort((sightings.tile[seen], -sightings.voxels_in_core[seen], sightings.gid[seen]))
+    by_gid = np.flatnonzero(seen)[order]
+    row = np.searchsorted(gid, sightings.gid[by_gid])
+    n_tiles = np.bincount(row, minlength=len(gid))
+    first = np.concatenate([[0], np.cumsum(n_tiles)])
+    some = n_tiles > 0
+    reference = np.repeat(by_gid[first[:-1][some]], n_tiles[some])
+    same = (sightings.area[by_gid] == sightings.area[reference]) & (
+        sightings.checksum[by_gid] == sightings.checksum[reference]
+    )
+    area = np.zeros(len(gid), dtype=np.int64)
+    area[some] = sightings.area[by_gid[first[:-1][some]]]
+    claimed = np.zeros(len(gid), dtype=np.int64)
+    np.add.at(claimed, row, sightings.voxels_in_core[by_gid])
+    fewest = np.full(len(gid), np.iinfo(np.int64).max)
+    np.minimum.at(fewest, row, sightings.voxels_in_core[by_gid])
+    pairs = np.unique(np.stack([row, sightings.batch[by_gid]]), axis=1)
+    tiles = sightings.tile[by_gid[np.lexsort((sightings.tile[by_gid], row))]]
+    agreeing = np.bincount(row, weights=same, minlength=len(gid))
+    with np.errstate(invalid="ignore"):
+        agreement = agreeing / n_tiles
+    return Verdicts(
+        gid=gid,
+        area=area,
+        claimed=claimed,
+        n_tiles=n_tiles,
+        n_batches=np.bincount(pairs[0], minlength=len(gid)),
+        min_voxels_in_a_core=np.where(some, fewest, 0),
+        tiles=np.split(tiles, first[1:-1]) if len(gid) else [],
+        agreement=agreement,
+    )
+
+
+def verdict(verdicts: Verdicts, rows: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """Return the verdict on each gid.
+
+    Parameters
+    ----------
+    rows : int64 array
+        How often the gid stands in the tables of instances.
+    voxels : int64 array
+        Voxels it has in the label image.
+
+    Returns
+    -------
+    array of str
+        ``agreed``: all tiles report the same object, its voxels are all there and one table
+        owns it. ``conflict``: not so. ``orphan``: voxels, but no table knows the object.
+        ``empty``: a table knows it, but it has no voxel.
+    """
+    agreed = (
+        (verdicts.agreement == 1)
+        & (verdicts.claimed == verdicts.area)
+        & (voxels == verdicts.area)
+        & (rows == 1)
+    )
+    found = np.where(agreed, AGREED, CONFLICT).astype(object)
+    found[rows == 0] = ORPHAN
+    found[voxels == 0] = EMPTY
+    return found
+
+
+def relabel(labels: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Replace label values by their ranks.
+
+    Works on runs of equal voxels, so that the cost hardly depends on the number of values.
+
+    Parameters
+    ----------
+    labels : uint64 array
+    values : uint64 array, ascending, unique, the first is 0
+
+    Returns
+    -------
+    ranks : int64 array, shape of `labels`
+        Position in `values`; 0 where the value is not among them.
+    found, counts : uint64 and int64 arrays
+        All values but 0 in `labels`, ascending, and how many voxels have them.
+
+    Examples
+    --------
+    >>> relabel(np.array([0, 70, 70, 9], np.uint64), np.array([0, 9, 70], np.uint64))[0]
+    array([0, 2, 2, 1])
+    """
+    flat = labels.ravel()
+    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts = np.concatenate([np.zeros(min(1, len(flat)), dtype=np.int64), starts])
+    lengths = np.diff(starts, append=len(flat))
+    found, inverse = np.unique(flat[starts], return_inverse=True)
+    place = np.minimum(np.searchsorted(values, found), len(values) - 1)
+    place[values[place] != found] = 0
+    ranks = np.repeat(place[inverse], lengths).reshape(labels.shape)
+    counts = np.zeros(len(found), dtype=np.int64)
+    np.add.at(counts, inverse, lengths)
+    return ranks, found[found > 0], counts[found > 0]

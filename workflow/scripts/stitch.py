@@ -1,0 +1,334 @@
+"""Give every object its final number: labels of all batches -> OME-Zarr, identities, seams.
+
+Clustering names an object by the place of its seed voxel in the whole image, so the batches
+agree already; this step proves it, numbers the objects 1 to n in that order and writes one
+label image beside the image. Labels do not depend on the tiling.
+
+Example
+-------
+    python stitch.py --store image.zarr --tiles tiles.json \
+        --labels labels/0.zarr labels/1.zarr \
+        --tables labels/0.parquet labels/1.parquet \
+        --sightings labels/0.sightings.parquet labels/1.sightings.parquet \
+        --output cells.ome.zarr --identities identities.parquet --seams seams.csv
+"""
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from iaunet import __version__, cli, grid, identity, omezarr, outputs, tables
+from iaunet.errors import InputError
+
+log = logging.getLogger("stitch")
+
+SIGHTING_COLUMNS = ("tile", "gid", "voxels_in_core", "area", "checksum")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = cli.base_parser(__doc__)
+    for option, many, text in (
+        ("--store", False, "image store of tile.py"),
+        ("--tiles", False, "tiles.json of tile.py"),
+        ("--labels", True, "label stores of cluster.py, all batches in order"),
+        ("--tables", True, "tables of instances of cluster.py, all batches in order"),
+        ("--sightings", True, "sightings of cluster.py, all batches in order"),
+        ("--output", False, "OME-Zarr to create: image and labels"),
+        ("--identities", False, "Parquet table to create: one row per object"),
+        ("--seams", False, "CSV table to create: one row per object that several tiles saw"),
+    ):
+        parser.add_argument(
+            option, type=Path, required=True, nargs="+" if many else None, help=text
+        )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the labelled store and the two tables."""
+    args = parse_args(argv)
+    recorder = cli.Recorder("stitch", args)
+    tiles = read_tiles(args.tiles)
+    check_batches(args, len(tiles["batches"]))
+    reader = outputs.Reader(args.labels, tiles)
+    instances = read_instances(args.tables, tiles["axes"])
+    sightings = read_sightings(args.sightings)
+
+    with cli.write_whole(args.output) as partial:
+        gid, voxels = write_store(partial, args.store, reader, tiles, np.unique(sightings.gid))
+    found = judge(gid, voxels, instances["gid"].to_numpy(), sightings)
+    with cli.write_whole(args.identities) as partial:
+        tables.write_parquet(identities(found, instances, tiles), partial)
+    seams = seam_table(found, tiles)
+    with cli.write_whole(args.seams) as partial:
+        tables.write_csv(seams, partial)
+
+    counts = found["verdict"].value_counts()
+    flagged = {str(name): int(n) for name, n in counts.items() if name != identity.AGREED}
+    if flagged:
+        log.warning("%s: look at %s: %s", tiles["image"], args.seams, flagged)
+    log.info(
+        "%s: %d objects, %d seen by several tiles, %d flagged",
+        tiles["image"],
+        len(gid),
+        int((found["n_tiles"] > 1).sum()),
+        sum(flagged.values()),
+    )
+    recorder.write(n_objects=len(gid), n_seams=len(seams), flagged=flagged)
+
+
+def read_tiles(path: Path) -> dict:
+    """Return the list of tiles that tile.py wrote."""
+    try:
+        tiles = json.loads(path.read_text())
+        return {
+            "image": tiles["image"],
+            "shape": tuple(tiles["shape"]),
+            "axes": tuple(tiles["axes"]),
+            "core": tuple(tiles["core"]),
+            "batches": [tuple(run) for run in tiles["batches"]],
+            "model": tiles["model"],
+        }
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; needs the tiles.json of tile.py") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a tiles.json of tile.py ({error!r})") from None
+
+
+def check_batches(args: argparse.Namespace, n_batches: int) -> None:
+    """Raise when the outputs of a batch are missing, and say of which."""
+    lacking = []
+    for option in ("labels", "tables", "sightings"):
+        paths = getattr(args, option)
+        if len(paths) != n_batches:
+            raise InputError(
+                f"--{option}: found {len(paths)} paths, {args.tiles} has {n_batches} batches; "
+                "needs one per batch, in order"
+            )
+        lacking += [f"{path} (batch {k})" for k, path in enumerate(paths) if not path.exists()]
+    if lacking:
+        raise InputError(f"missing: {', '.join(lacking)}; run cluster.py again for these batches")
+
+
+def read_instances(paths: Sequence[Path], axes: Sequence[str]) -> pd.DataFrame:
+    """Return the tables of all batches as one, by gid."""
+    frames = [tables.read_parquet(path) for path in paths]
+    needed = ["gid", *(f"seed_{axis}" for axis in axes), "confidence"]
+    for path, frame in zip(paths, frames, strict=True):
+        absent = [name for name in needed if name not in frame.columns]
+        if absent or list(frame.columns) != list(frames[0].columns):
+            raise InputError(
+                f"{path}: columns {', '.join(frame.columns)[:200]}; needs {', '.join(needed)} and "
+                f"those of {paths[0]}; the batches are of different versions, run them again"
+            )
+    everything = pd.concat(frames, ignore_index=True)
+    kept = needed + [name for name in everything.columns if name.startswith("id_")]
+    everything["gid"] = everything["gid"].astype(np.uint64)
+    return everything[kept].sort_values("gid", kind="stable", ignore_index=True)
+
+
+def read_sightings(paths: Sequence[Path]) -> identity.Sightings:
+    """Return the sightings of all batches."""
+    frames = [tables.read_parquet(path, SIGHTING_COLUMNS) for path in paths]
+    batch = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
+    everything = pd.concat(frames, ignore_index=True)
+    return identity.Sightings(
+        gid=everything["gid"].to_numpy(np.uint64),
+        tile=everything["tile"].to_numpy(np.int64),
+        batch=batch,
+        voxels_in_core=everything["voxels_in_core"].to_numpy(np.int64),
+        area=everything["area"].to_numpy(np.int64),
+        checksum=everything["checksum"].to_numpy(np.uint64),
+    )
+
+
+def write_store(
+    path: Path, source: Path, reader: outputs.Reader, tiles: dict, expected: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write image and labels; return the gids of all objects and their voxels.
+
+    The numbers are ranks among all gids, which are known from the sightings. When the labels
+    hold others all the same, they are written once more with the gids that were found.
+    """
+    shape = omezarr.read_meta(source).shape
+    if shape != tiles["shape"]:
+        raise InputError(f"{source}: shape {shape}, the list of tiles has {tiles['shape']}")
+    attrs = provenance(reader, tiles)
+    while True:
+        omezarr.link_image(source, path)
+        labels = omezarr.add_labels(
+            path,
+            "instances",
+            label_dtype(len(expected)),
+            {**attrs, "n_objects": len(expected)},
+        )
+        found, voxels = write_labels(labels, reader, expected)
+        if np.array_equal(found, expected):
+            omezarr.write_label_pyramid(path)
+            return found, voxels
+        log.warning(
+            "%d objects in the labels, %d in the sightings; numbering again",
+            len(found),
+            len(expected),
+        )
+        expected = found
+        cli.remove(path)
+
+
+def write_labels(labels, reader: outputs.Reader, gid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Write level 0, a union of whole shards at a time; return gids and voxels found.
+
+    A value that is not among the gids is written as 0.
+    """
+    values = np.concatenate([np.zeros(1, np.uint64), gid + np.uint64(1)])
+    names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    for box in regions(labels):
+        ranks, here, counts = identity.relabel(reader.read(outputs.LABELS, box), values)
+        omezarr.write_box(labels, box, ranks.astype(labels.dtype))
+        names.append(here)
+        sums.append(counts)
+        if len(names) > 256:
+            names, sums = ([part] for part in added(names, sums))
+    found, voxels = added(names, sums)
+    n_voxels = math.prod(labels.shape)
+    if len(found) and int(found[-1]) > n_voxels:
+        raise InputError(
+            f"the labels of the batches hold {found[-1]}, needs at most {n_voxels}, the number of "
+            "voxels; they are not of cluster.py or damaged, run it again"
+        )
+    return found - np.uint64(1), voxels
+
+
+def added(names: list[np.ndarray], sums: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return every name once, ascending, with the sum of its counts."""
+    found, place = np.unique(np.concatenate(names), return_inverse=True)
+    total = np.zeros(len(found), dtype=np.int64)
+    np.add.at(total, place, np.concatenate(sums))
+    return found, total
+
+
+def regions(labels) -> Iterator[grid.Box]:
+    """Yield boxes that are unions of whole shards and not thinner than what readers decode."""
+    shard = labels.shards or labels.chunks
+    inner = outputs.INNER_PX[labels.ndim]
+    size = [step * -(-part // step) for step, part in zip(shard, inner, strict=True)]
+    for tile in grid.tiles(labels.shape, size):
+        yield tile.core
+
+
+def label_dtype(n_objects: int) -> np.dtype:
+    """Return the type of the final labels.
+
+    Examples
+    --------
+    >>> label_dtype(2**32 - 1), label_dtype(2**32)
+    (dtype('uint32'), dtype('uint64'))
+    """
+    return np.dtype(np.uint32 if n_objects < 2**32 else np.uint64)
+
+
+def provenance(reader: outputs.Reader, tiles: dict) -> dict[str, object]:
+    """Return what made the labels; nothing that depends on tiles, time or machine."""
+    options = [reader.facts(batch).get("settings") for batch in range(len(tiles["batches"]))]
+    for batch, found in enumerate(options):
+        if found != options[0]:
+            raise InputError(
+                f"batch {batch} was clustered with {found}, batch 0 with {options[0]}; needs the "
+                "same settings for all, run cluster.py again"
+            )
+    model = {key: tiles["model"].get(key) for key in ("name", "sha256")}
+    return {"version": __version__, "model": model, "clustering": options[0]}
+
+
+def judge(
+    labelled: np.ndarray, voxels: np.ndarray, owned: np.ndarray, sightings: identity.Sightings
+) -> pd.DataFrame:
+    """Return one row per gid that labels, tables or sightings know, with the verdict.
+
+    Objects without voxels are in no label image: they get the label 0.
+    """
+    gid = np.unique(np.concatenate([labelled, owned, sightings.gid]))
+    place = np.searchsorted(gid, labelled)
+    label, size = np.zeros((2, len(gid)), dtype=np.int64)
+    label[place] = np.arange(1, len(labelled) + 1)
+    size[place] = voxels
+    rows = np.bincount(np.searchsorted(gid, owned), minlength=len(gid))
+    seen = identity.weigh(gid, sightings)
+    return pd.DataFrame(
+        {
+            "label": label,
+            "gid": gid,
+            "n_tiles": seen.n_tiles,
+            "tiles": [" ".join(map(str, here)) for here in seen.tiles],
+            "n_batches": seen.n_batches,
+            "voxels": size,
+            "area": seen.area,
+            "claimed": seen.claimed,
+            "n_rows": rows,
+            "min_voxels_in_a_core": seen.min_voxels_in_a_core,
+            "agreement": seen.agreement,
+            "verdict": identity.verdict(seen, rows, size),
+        }
+    )
+
+
+def identities(found: pd.DataFrame, instances: pd.DataFrame, tiles: dict) -> pd.DataFrame:
+    """Return one row per label, 1 to n; an orphan has no confidence and no descriptor."""
+    found = found[found["label"] > 0].reset_index(drop=True)
+    known = instances.drop_duplicates("gid").set_index("gid").reindex(found["gid"])
+    seeds = np.unravel_index(found["gid"].to_numpy().astype(np.int64), tiles["shape"])
+    descriptor = [name for name in instances.columns if name.startswith("id_")]
+    return pd.DataFrame(
+        {
+            "label": found["label"],
+            "gid": found["gid"],
+            **{f"seed_{axis}": seed for axis, seed in zip(tiles["axes"], seeds, strict=True)},
+            "confidence": known["confidence"].to_numpy(np.float32),
+            "crosses_seam": found["n_tiles"] > 1,
+            "n_tiles": found["n_tiles"],
+            "n_batches": found["n_batches"],
+            "verdict": found["verdict"].astype(str),
+            **{name: known[name].to_numpy(np.float32) for name in descriptor},
+        }
+    )
+
+
+def seam_table(found: pd.DataFrame, tiles: dict) -> pd.DataFrame:
+    """Return one row per object that several tiles saw or that is flagged, by gid."""
+    rows = found[(found["n_tiles"] > 1) | (found["verdict"] != identity.AGREED)]
+    size = "area_px" if len(tiles["shape"]) == 2 else "volume_px"
+    return pd.DataFrame(
+        {
+            "image": np.full(len(rows), tiles["image"], dtype=object),
+            "label": rows["label"],
+            "gid": rows["gid"],
+            "n_tiles": rows["n_tiles"],
+            "tiles": rows["tiles"],
+            "n_batches": rows["n_batches"],
+            size: rows["voxels"],
+            "min_voxels_in_a_core": rows["min_voxels_in_a_core"],
+            "agreement": rows["agreement"].round(6),
+            "evidence": [evidence(row) for row in rows.itertuples()],
+            "verdict": rows["verdict"],
+        }
+    )
+
+
+def evidence(row) -> str:
+    """Return what the verdict rests on, in words."""
+    if row.verdict == identity.AGREED:
+        return "all tiles report the same voxels; cores sum to the whole"
+    return (
+        f"{row.voxels} voxels in the labels, {row.claimed} reported in cores, {row.area} for the "
+        f"whole object; {row.n_rows} rows in the tables of instances"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
