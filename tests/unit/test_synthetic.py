@@ -2,8 +2,9 @@ import time
 
 import numpy as np
 import pytest
-from iaunet import synthetic
 from scipy import ndimage
+
+from iaunet import synthetic
 
 CASES = [
     pytest.param((96, 128), (1, 1), id="2d"),
