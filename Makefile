@@ -1,0 +1,46 @@
+# make demo    set up, run the pipeline on the demo images, say where to look
+# make test    set up, lint, run all tests
+# make setup   only the environment and the demo images
+# Another Python: make demo PYTHON=python3.12
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test setup force
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Written last, with the folder that the environment was made for: without it, or after a move,
+# the environment is made again.
+READY := $(VENV)/.ready
+DEMO := resources/demo/.ready
+
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+$(READY): force
+endif
+
+setup: $(READY) $(DEMO)
+
+$(READY): requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $$($(PYTHON) --version) found; needs Python 3.11 or newer: make PYTHON=..." >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	printf '%s' '$(CURDIR)' > $@
+
+$(DEMO): workflow/scripts/demo.py $(READY)
+	$(BIN)/python workflow/scripts/demo.py --output resources/demo
+	touch $@
+
+demo: setup
+	$(BIN)/snakemake --cores all
+	@echo "Look at $(CURDIR)/results/summary.html"
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+	$(BIN)/pytest

@@ -1,0 +1,236 @@
+"""Check config and table; every function of the workflow."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+REPOSITORY = Path(workflow.basedir)
+
+# The Python that runs Snakemake runs the steps, also when its environment is not activated; an
+# environment that Snakemake activates for a job comes first.
+os.environ.update(
+    PATH=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]
+    )
+)
+
+
+def step(name):
+    """Return the path of a step as seen from the working directory."""
+    return os.path.relpath(REPOSITORY / "workflow/scripts" / name)
+
+
+def library_version():
+    """Return the version of the library; an upgrade changes it and redoes the work."""
+    text = (REPOSITORY / "workflow/scripts/iaunet/__init__.py").read_text()
+    return re.search(r'__version__ = "(.+)"', text).group(1)
+
+
+def is_current(plan):
+    """Tell whether no file that the plan rests on has changed since."""
+    for path, facts in plan["watch"].items():
+        try:
+            found = os.stat(path)
+        except OSError:
+            return False
+        if [found.st_mtime_ns, found.st_size] != facts:
+            return False
+    return True
+
+
+def checked_plan():
+    """Return the plan of `check.py`: the files, the model and the number of batches per image.
+
+    It is kept beside Snakemake's own records, so that the processes of the jobs, which parse
+    this file as well, neither open the images again nor see another plan than the run began with.
+    """
+    text = json.dumps(config, sort_keys=True, default=str)
+    key = hashlib.sha256(f"{VERSION} {step('check.py')} {text}".encode()).hexdigest()[
+        :16
+    ]
+    kept = Path(".snakemake/iaunet") / f"plan-{key}.json"
+    if kept.is_file():
+        plan = json.loads(kept.read_text())
+        if not workflow.is_main_process or is_current(plan):
+            return plan
+    command = [
+        sys.executable,
+        step("check.py"),
+        "--config",
+        "-",
+        "--repository",
+        str(REPOSITORY),
+    ]
+    result = subprocess.run(command, input=text, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise WorkflowError(f"config or table of images:\n{result.stderr.strip()}")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
+    partial.write_text(result.stdout)
+    partial.replace(kept)
+    return json.loads(result.stdout)
+
+
+VERSION = library_version()
+PLAN = checked_plan()
+IMAGES = PLAN["images"]
+
+
+wildcard_constraints:
+    image="|".join(map(re.escape, IMAGES)) or "(?!)",
+    batch="[0-9]+",
+
+
+def scaled(base):
+    """Return a resource that grows with every attempt."""
+
+    def resource(wildcards, attempt):
+        return base * attempt
+
+    return resource
+
+
+def image_path(wildcards):
+    """Return the file of an image."""
+    return IMAGES[wildcards.image]["path"]
+
+
+def model_path(wildcards):
+    """Return the model file of an image."""
+    return IMAGES[wildcards.image]["model"]
+
+
+def reference_path(wildcards):
+    """Return the label image with the true instances, or nothing."""
+    return IMAGES[wildcards.image]["reference"] or []
+
+
+def n_batches(wildcards):
+    """Return the number of batches of an image."""
+    return IMAGES[wildcards.image]["n_batches"]
+
+
+def per_batch(pattern):
+    """Return a function that lists a file of all batches of an image, in order."""
+
+    def paths(wildcards):
+        return expand(pattern, image=wildcards.image, batch=range(n_batches(wildcards)))
+
+    return paths
+
+
+def step_records(wildcards):
+    """Return the records of the steps that come before measuring, in order."""
+    folder = f"results/{wildcards.image}/steps/records"
+    batches = range(n_batches(wildcards))
+    return [
+        f"{folder}/tile.json",
+        *(f"{folder}/infer-{batch}.json" for batch in batches),
+        *(f"{folder}/cluster-{batch}.json" for batch in batches),
+        f"{folder}/stitch.json",
+    ]
+
+
+def sizes(key):
+    """Return a word, or the sizes per axis, of the tiling section."""
+    value = config["tiling"][key]
+    return value if isinstance(value, str) else [int(number) for number in value]
+
+
+def image_options(wildcards):
+    """Return the options that choose what to read of an image, as the table says."""
+    row = IMAGES[wildcards.image]
+    columns = ("channel", "scene", "frame", "pixel_um_z", "pixel_um_y", "pixel_um_x")
+    return [
+        f"--{column.replace('_', '-')}={row[column]}"
+        for column in columns
+        if row[column]
+    ]
+
+
+def reference_option(wildcards):
+    """Return the option that names the reference, or nothing."""
+    path = reference_path(wildcards)
+    return [f"--reference={path}"] if path else []
+
+
+def clustering_options(wildcards):
+    """Return the thresholds that override those of the model, as key=value."""
+    return [
+        f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in sorted(config["clustering"].items())
+    ]
+
+
+def run_results(wildcards):
+    """Return what a whole run makes."""
+    return ["results/summary.csv", "results/summary.html"] if IMAGES else []
+
+
+def per_image(pattern):
+    """Return a file of every image, in the order of the table."""
+    return expand(pattern, image=IMAGES)
+
+
+def table_path():
+    """Return the table of images, or nothing."""
+    return PLAN["table"] or []
+
+
+def training_table(wildcards):
+    """Return the table of `snakemake train`."""
+    if config["training"]["table"] is None:
+        raise WorkflowError(
+            "config, training.table: needs a table of images with references"
+        )
+    return config["training"]["table"]
+
+
+def is_finished(image):
+    """Tell whether the page of an image exists and no step has run on the image since."""
+    page = Path(f"results/{image}/report.html")
+    logs = [
+        log
+        for name in ("tile", "infer", "cluster", "stitch", "measure")
+        for log in [
+            *Path("logs", name).glob(f"{image}.log"),
+            *Path("logs", name, image).glob("*.log"),
+        ]
+    ]
+    return page.is_file() and all(
+        log.stat().st_mtime_ns <= page.stat().st_mtime_ns for log in logs
+    )
+
+
+def summarize_failed_run():
+    """Write the table and the page of a run in which something failed; never raise."""
+    if not IMAGES:
+        return
+    # Results of an earlier run may lie about an image that failed in this one.
+    failed = Path(".snakemake/iaunet/failed.json")
+    failed.write_text(
+        json.dumps({image: "" for image in IMAGES if not is_finished(image)})
+    )
+    command = [sys.executable, step("summarize.py"), f"--table={PLAN['table']}"]
+    command += ["--results", "results", "--logs", "logs", "--failures", str(failed)]
+    command += [
+        "--output-csv",
+        "results/summary.csv",
+        "--output-html",
+        "results/summary.html",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode == 0:
+        logger.error(
+            "Not everything is finished: results/summary.csv says what and why. "
+            "The same command goes on where this run stopped."
+        )
+    else:
+        logger.error(f"No summary of the unfinished run:\n{result.stderr}")

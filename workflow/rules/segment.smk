@@ -1,0 +1,62 @@
+rule infer:
+    input:
+        script=step("infer.py"),
+        store="results/{image}/steps/image.zarr",
+        tiles="results/{image}/steps/tiles.json",
+        model=model_path,
+    output:
+        outputs=temp(directory("results/{image}/steps/outputs/{batch}.zarr")),
+        record=temp("results/{image}/steps/records/infer-{batch}.json"),
+    log:
+        "logs/infer/{image}/{batch}.log",
+    benchmark:
+        "benchmarks/infer/{image}/{batch}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(6000),
+        runtime=scaled(240),
+    params:
+        version=VERSION,
+        device=config["device"],
+        backend=config["backend"],
+    shell:
+        "OMP_NUM_THREADS=1 python {input.script:q}"
+        " --store {input.store} --tiles {input.tiles} --model={input.model:q}"
+        " --batch {wildcards.batch} --device {params.device} --backend {params.backend}"
+        " --threads {threads} --output {output.outputs} --record {output.record}"
+        " 2> {log}"
+
+
+rule cluster:
+    input:
+        script=step("cluster.py"),
+        tiles="results/{image}/steps/tiles.json",
+        model=model_path,
+        outputs=per_batch("results/{image}/steps/outputs/{batch}.zarr"),
+    output:
+        labels=temp(directory("results/{image}/steps/labels/{batch}.zarr")),
+        table=temp("results/{image}/steps/labels/{batch}.parquet"),
+        sightings=temp("results/{image}/steps/labels/{batch}.sightings.parquet"),
+        record=temp("results/{image}/steps/records/cluster-{batch}.json"),
+    log:
+        "logs/cluster/{image}/{batch}.log",
+    benchmark:
+        "benchmarks/cluster/{image}/{batch}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(3000),
+        runtime=scaled(120),
+    params:
+        version=VERSION,
+        settings=clustering_options,
+    shell:
+        "python {input.script:q}"
+        " --tiles {input.tiles} --model={input.model:q} --outputs {input.outputs}"
+        " --batch {wildcards.batch} --set {params.settings}"
+        " --output {output.labels} --table {output.table} --sightings {output.sightings}"
+        " --record {output.record}"
+        " 2> {log}"

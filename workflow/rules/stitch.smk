@@ -1,0 +1,38 @@
+rule stitch:
+    input:
+        script=step("stitch.py"),
+        store="results/{image}/steps/image.zarr",
+        tiles="results/{image}/steps/tiles.json",
+        labels=per_batch("results/{image}/steps/labels/{batch}.zarr"),
+        tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
+        sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
+    output:
+        store=directory("results/{image}/{image}.ome.zarr"),
+        identities=temp("results/{image}/steps/identities.parquet"),
+        seams=report(
+            "results/{image}/seams.csv",
+            caption="../report/image.rst",
+            category="Images",
+            subcategory="{image}",
+            labels={"image": "{image}", "what": "seams"},
+        ),
+        record=temp("results/{image}/steps/records/stitch.json"),
+    log:
+        "logs/stitch/{image}.log",
+    benchmark:
+        "benchmarks/stitch/{image}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(120),
+    params:
+        version=VERSION,
+    shell:
+        "python {input.script:q}"
+        " --store {input.store} --tiles {input.tiles}"
+        " --labels {input.labels} --tables {input.tables} --sightings {input.sightings}"
+        " --output {output.store} --identities {output.identities} --seams {output.seams}"
+        " --record {output.record}"
+        " 2> {log}"

@@ -1,0 +1,33 @@
+rule tile:
+    input:
+        script=step("tile.py"),
+        image=image_path,
+        model=model_path,
+    output:
+        store=temp(directory("results/{image}/steps/image.zarr")),
+        tiles=temp("results/{image}/steps/tiles.json"),
+        record=temp("results/{image}/steps/records/tile.json"),
+    log:
+        "logs/tile/{image}.log",
+    benchmark:
+        "benchmarks/tile/{image}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(3000),
+        runtime=scaled(120),
+    params:
+        version=VERSION,
+        batches=n_batches,
+        core_px=sizes("core_px"),
+        halo=sizes("halo"),
+        percentiles=config["normalize"]["percentiles"],
+        options=image_options,
+    shell:
+        "python {input.script:q}"
+        " --image={input.image:q} --name {wildcards.image} --model={input.model:q}"
+        " --core-px {params.core_px} --halo {params.halo} --batches {params.batches}"
+        " --percentiles {params.percentiles} {params.options:q}"
+        " --output {output.store} --tiles {output.tiles} --record {output.record}"
+        " 2> {log}"

@@ -1,0 +1,34 @@
+rule train:
+    input:
+        script=step("train.py"),
+        table=training_table,
+    output:
+        model="results/training/{name}.safetensors".format(
+            name=config["training"]["name"]
+        ),
+        csv="results/training/{name}.csv".format(name=config["training"]["name"]),
+        png="results/training/{name}.png".format(name=config["training"]["name"]),
+        record="results/training/{name}.json".format(name=config["training"]["name"]),
+    log:
+        "logs/train/{name}.log".format(name=config["training"]["name"]),
+    benchmark:
+        "benchmarks/train/{name}.tsv".format(name=config["training"]["name"])
+    conda:
+        "../../envs/gpu.yaml"
+    threads: 2
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(1440),
+    params:
+        version=VERSION,
+        name=config["training"]["name"],
+        minutes=config["training"]["minutes"],
+        steps=config["training"]["steps"],
+        seed=config["training"]["seed"],
+    shell:
+        "python {input.script:q}"
+        " --table={input.table:q} --name {params.name} --output {output.model}"
+        " --curves-csv {output.csv} --curves-png {output.png} --work training/{params.name}"
+        " --max-minutes {params.minutes} --max-steps {params.steps} --seed {params.seed}"
+        " --threads {threads} --record {output.record}"
+        " 2> {log}"

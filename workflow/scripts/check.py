@@ -1,0 +1,279 @@
+"""Check config and table of images before any job runs, and plan the jobs.
+
+All problems are shown at once, one line each. The plan (JSON, standard output) says for every
+image where its files lie, which model it takes and how many batches it is split into.
+
+Example
+-------
+    python check.py --config config.json --repository ~/iaunet-workflow > plan.json
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from iaunet import checkpoint, cli, images, plan, tables
+from iaunet.errors import InputError
+from iaunet.schema import Schema, shown, unknown
+
+RESERVED = ("summary.csv", "summary.html", "training")
+PIXEL_UM = ("pixel_um_z", "pixel_um_y", "pixel_um_x")
+BESIDE = ("zarr.json", ".zattrs", ".zgroup")
+
+Row = Mapping[str, str]
+
+
+class Run:
+    """One run: its problems, and what was learnt about models and files on the way."""
+
+    def __init__(self, config: Mapping, repository: Path) -> None:
+        self.config = config
+        self.repository = repository
+        self.problems: list[str] = []
+        self.watched: dict[str, list[int]] = {}
+        self.models: dict[tuple[str, Path], tuple[str, dict] | str] = {}
+
+    def schema(self, name: str) -> Schema:
+        """Return the schema of that name."""
+        return Schema(self.repository / "workflow/schemas" / f"{name}.schema.yaml")
+
+    def watch(self, path: Path) -> bool:
+        """Remember a file's time and size; False when there is no such file or folder."""
+        try:
+            facts = path.stat()
+        except (OSError, ValueError):  # a name may be too long, or hold a zero byte
+            return False
+        self.watched[str(path)] = [facts.st_mtime_ns, facts.st_size]
+        for name in BESIDE if path.is_dir() else ():
+            self.watch(path / name)
+        return True
+
+    def model(self, text: str, beside: Path) -> tuple[str, dict]:
+        """Return path and metadata of a model; a bad one raises the same error each time."""
+        if (text, beside) not in self.models:
+            try:
+                self.models[text, beside] = self._model(text, beside)
+            except InputError as error:
+                self.models[text, beside] = str(error)
+            except (OSError, ValueError) as error:
+                self.models[text, beside] = f"{shown(text)}: not a usable path ({error})"
+        found = self.models[text, beside]
+        if isinstance(found, str):
+            raise InputError(found)
+        return found
+
+    def _model(self, text: str, beside: Path) -> tuple[str, dict]:
+        near = beside / text
+        is_path = "/" in text or text.endswith(checkpoint.SUFFIX)
+        shipped = Path(os.path.relpath(self.repository / "resources/models"))
+        path = near if is_path and near.is_file() else checkpoint.resolve(text, shipped)
+        self.watch(path)
+        return str(path), checkpoint.read_meta(path)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.base_parser(__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="JSON; - is standard input")
+    parser.add_argument(
+        "--repository", type=Path, required=True, help="folder with the models and schemas"
+    )
+    return parser.parse_args(argv)
+
+
+def check_config(run: Run) -> bool:
+    """Note the problems of the config; True when it has none."""
+    found = [f"config, {key}: {text}" for key, text in run.schema("config").problems(run.config)]
+    if not found:
+        low, high = run.config["normalize"]["percentiles"]
+        if not low < high:
+            found.append(f"config, normalize.percentiles: found {[low, high]}; needs low < high")
+        table = run.config["training"]["table"]
+        if table is not None and not run.watch(Path(table)):
+            found.append(f"config, training.table: no such file {shown(table)}; correct the path")
+    run.problems += found
+    return not found
+
+
+def find_table(run: Run) -> Path | None:
+    """Return the table: of the working directory, else the demo's beside the Snakefile."""
+    text = run.config.get("images")
+    if not isinstance(text, str) or not text:
+        return None
+    default = yaml.safe_load((run.repository / "config.yaml").read_text(encoding="utf-8"))["images"]
+    shipped = run.repository / default
+    if text == default and not Path(text).exists() and shipped.is_file():
+        return Path(os.path.relpath(shipped))
+    return Path(text)
+
+
+def check_table(run: Run, path: Path, config_is_good: bool) -> dict[str, dict]:
+    """Note the problems of the table; return the plan of every image that has none."""
+    run.watch(path)
+    try:
+        frame = tables.read_images(path)
+    except InputError as error:
+        run.problems.append(f"table {error}")
+        return {}
+    known = list(tables.IMAGES)
+    for name in frame.columns.difference(known):
+        run.problems.append(f"{path}, column {shown(name)}: {unknown('column', name, known)}")
+    if frame.empty:
+        run.problems.append(f"{path}: no rows; needs one row per image")
+    schema = run.schema("images")
+    planned: dict[str, dict] = {}
+    seen: dict[str, int] = {}
+    for line, *values in frame[known].itertuples():
+        row = dict(zip(known, values, strict=True))
+        where = f"{path}, row {line}"
+        before = len(run.problems)
+        for column, text in schema.problems(row):
+            run.problems.append(f"{where}, column {column}: {text}")
+        check_row(run, row, where, seen)
+        seen.setdefault(row["image"].casefold(), line)
+        files = row_files(run, row, where, path.parent)
+        if len(run.problems) == before and config_is_good:
+            planned[row["image"]] = plan_row(run, row, where, files, path.parent)
+    return planned
+
+
+def check_row(run: Run, row: Row, where: str, seen: Mapping[str, int]) -> None:
+    """Note what is wrong with one row and cannot be said by the schema."""
+    for column in PIXEL_UM:
+        try:
+            good = not row[column] or 0 < float(row[column]) <= 1e5
+        except ValueError:
+            continue  # the schema has spoken
+        if not good:
+            run.problems.append(
+                f"{where}, column {column}: found '{row[column]}'; needs micrometers above 0, "
+                "at most 100000"
+            )
+    name = row["image"].casefold()
+    if name in seen:
+        run.problems.append(
+            f"{where}, column image: {shown(row['image'])} is also in row {seen[name]}; needs ids "
+            "that differ by more than upper and lower case"
+        )
+    elif name in RESERVED:
+        run.problems.append(f"{where}, column image: '{row['image']}' is reserved; needs another")
+
+
+def row_files(run: Run, row: Row, where: str, folder: Path) -> dict[str, Path]:
+    """Return where image and reference lie; note those that do not exist."""
+    files = {}
+    for column in ("path", "reference"):
+        path = folder / row[column]
+        if row[column] and run.watch(path):
+            files[column] = path
+        elif row[column]:
+            run.problems.append(
+                f"{where}, column {column}: no such file {shown(row[column])}; paths are relative "
+                "to the table or absolute"
+            )
+    if len(files) == 2 and files["path"].resolve() == files["reference"].resolve():
+        run.problems.append(
+            f"{where}, column reference: the image itself; needs a label image of the true objects"
+        )
+    return files
+
+
+def plan_row(
+    run: Run, row: Row, where: str, files: Mapping[str, Path], folder: Path
+) -> dict[str, object]:
+    """Return the plan of one image; note what does not fit together."""
+    planned: dict[str, object] = {
+        **{column: row[column] for column in ("channel", "scene", "frame", *PIXEL_UM)},
+        "path": str(files["path"]),
+        "reference": str(files["reference"]) if "reference" in files else None,
+        "n_batches": 1,
+    }
+    name = row["model"] or run.config["model"]
+    try:
+        planned["model"], meta = run.model(name, folder if row["model"] else Path())
+    except InputError as error:
+        label = f"{where}, column model" if row["model"] else "config, model"
+        run.problems.append(f"{label}: {error}")
+        return planned
+    try:
+        facts = images.describe(files["path"])
+    except Exception:  # whatever is wrong with the file: its own job says it, the others go on
+        return planned
+    check_choices(run, row, where, facts)
+    shape = facts["spatial_shape"]
+    if len(shape) == meta["ndim"]:
+        planned["n_batches"] = count_batches(run, shape, meta, where)
+    else:
+        run.problems.append(
+            f"{where}, column model: '{name}' is for {meta['ndim']}D images, {shown(row['path'])} "
+            f"has {len(shape)} axes {tuple(shape)}; needs a {len(shape)}D model"
+        )
+    return planned
+
+
+def count_batches(run: Run, shape: Sequence[int], meta: Mapping, where: str) -> int:
+    """Return the number of batches of an image; note a tiling that does not fit the model."""
+    tiling = run.config["tiling"]
+    core = None if tiling["core_px"] == "auto" else tiling["core_px"]
+    halo = None if isinstance(tiling["halo"], str) else tiling["halo"]
+    wrong = plan.tiling_problems(core, halo, stride=meta["stride"], block=meta["block"])
+    window = run.config["clustering"].get("seed_window")
+    if isinstance(window, list) and len(window) != len(shape):
+        wrong.append(f"clustering.seed_window: found {window}, needs {len(shape)} numbers")
+    if wrong:
+        run.problems += [f"config, {text} ({where})" for text in wrong]
+        return 1
+    per_batch = None if tiling["tiles_per_batch"] == "auto" else int(tiling["tiles_per_batch"])
+    return plan.n_batches(shape, [int(n) for n in core or meta["block"]], per_batch)
+
+
+def check_choices(run: Run, row: Row, where: str, facts: Mapping) -> None:
+    """Note a scene, frame or channel that must be chosen, or that the file does not have."""
+    frames = [str(index) for index in range(facts["n_frames"])]
+    for column, names in (
+        ("scene", facts["scenes"]),
+        ("frame", frames),
+        ("channel", facts["channels"]),
+    ):
+        wanted = row[column]
+        by_name = wanted.casefold() in {str(name).casefold() for name in names}
+        by_index = wanted.isdecimal() and len(wanted) < 9 and int(wanted) < len(names)
+        if not (by_name or by_index) and (wanted or len(names) > 1):
+            listed = ", ".join(f"{index} ({name})" for index, name in enumerate(names[:20]))
+            run.problems.append(
+                f"{where}, column {column}: found {shown(wanted)}, the file has {len(names)} "
+                f"{column}s: {listed}; needs one of them, by index or name"
+            )
+        if column == "scene" and len(names) > 1:
+            return  # frames and channels may differ from scene to scene
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    recorder = cli.Recorder("check", args)
+    text = sys.stdin.read() if str(args.config) == "-" else args.config.read_text(encoding="utf-8")
+    try:
+        config = json.loads(text, parse_constant=str)
+    except ValueError as error:
+        raise InputError(f"{args.config}: not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{args.config}: needs a mapping of keys to values")
+    run = Run(config, args.repository)
+    good = check_config(run)
+    table = find_table(run)
+    planned = {} if table is None else check_table(run, table, good)
+    if run.problems:
+        for problem in dict.fromkeys(run.problems):
+            sys.stderr.write(f"error: {' '.join(problem.split())}\n")
+        sys.exit(1)
+    found = {"table": None if table is None else str(table), "images": planned}
+    sys.stdout.write(json.dumps({**found, "watch": run.watched}))
+    recorder.write(n_images=len(planned))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,57 @@
+"""How many cluster jobs an image is split into, from its shape alone."""
+
+from collections.abc import Sequence
+from math import prod
+
+from iaunet import grid
+
+VOXELS_PER_BATCH = 64 * 2**20
+MAX_BATCHES = 10_000
+
+
+def n_batches(shape: Sequence[int], core_px: Sequence[int], tiles_per_batch: int | None) -> int:
+    """Return the number of batches of tiles; None: batches of about `VOXELS_PER_BATCH`.
+
+    Examples
+    --------
+    >>> n_batches((1000, 1000), (512, 512), 1)
+    4
+    >>> n_batches((1000, 1000), (512, 512), None)
+    1
+    """
+    if tiles_per_batch is None:
+        tiles_per_batch = max(1, VOXELS_PER_BATCH // prod(core_px))
+    return min(-(-grid.n_tiles(shape, core_px) // tiles_per_batch), MAX_BATCHES)
+
+
+def tiling_problems(
+    core_px: Sequence[int] | None,
+    halo_px: Sequence[int] | None,
+    *,
+    stride: Sequence[int],
+    block: Sequence[int],
+) -> list[str]:
+    """Return what is wrong with the sizes of a tiling for one model, as sentences.
+
+    None stands for sizes that are taken from the model: its `block` as core.
+    """
+    ndim = len(stride)
+    problems = [
+        f"tiling.{key}: found {list(sizes)}, needs {ndim} numbers for a {ndim}D model"
+        for key, sizes in (("core_px", core_px), ("halo", halo_px))
+        if sizes is not None and len(sizes) != ndim
+    ]
+    if problems:
+        return problems
+    if core_px is not None and any(a % b for a, b in zip(core_px, stride, strict=True)):
+        problems.append(
+            f"tiling.core_px: found {list(core_px)}, needs multiples of the model's stride "
+            f"{list(stride)}"
+        )
+    core = block if core_px is None else core_px
+    if halo_px is not None and any(h >= c for h, c in zip(halo_px, core, strict=True)):
+        problems.append(
+            f"tiling.halo: found {list(halo_px)}, needs less than the core {list(core)} "
+            "on every axis"
+        )
+    return problems
