@@ -10,11 +10,6 @@ from iaunet import metrics
 THRESHOLDS = np.round(np.arange(0.1, 0.951, 0.05), 2)
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def blobs(rng, shape, n_objects, radius):
     """Draw overlapping balls; later ones cover earlier ones."""
     labels = np.zeros(shape, dtype=np.int64)

@@ -15,6 +15,8 @@ import pyarrow.parquet
 
 from iaunet.errors import InputError
 
+Table = pd.DataFrame
+
 IMAGES = (
     "image",
     "path",
@@ -115,8 +117,11 @@ def _check_header(path: Path, header: Sequence[str], required: Sequence[str]) ->
         )
 
 
-def conform(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Return the frame with exactly the declared columns, in that order and of those types."""
+def conform(
+    frame: pd.DataFrame | Mapping[str, Sequence], columns: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return a table with exactly the declared columns, in that order and of those types."""
+    frame = pd.DataFrame(frame)
     absent = [name for name in columns if name not in frame.columns]
     if absent:
         raise ValueError(f"table lacks the columns {absent}")
@@ -159,9 +164,10 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet; the same table gives the same bytes."""
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+def write_parquet(frame: pd.DataFrame | Mapping[str, np.ndarray], path: Path) -> None:
+    """Write a table, or columns, as Parquet; the same table gives the same bytes."""
+    table = pa.Table.from_pandas(pd.DataFrame(frame), preserve_index=False)
+    table = table.replace_schema_metadata(None)
     pyarrow.parquet.write_table(table, path, compression="zstd", version="2.6")
 
 

@@ -1,0 +1,132 @@
+"""Integer label arrays: which objects are there, how large, where."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Size and place of every object of a label array, by ascending id.
+
+    Attributes
+    ----------
+    ids : uint64 array, shape (n,)
+    areas : int64 array, shape (n,)
+        Voxels.
+    starts, stops : int64 arrays, shape (n, axes)
+        Half-open bounding boxes.
+    sums : int64 array, shape (n, axes)
+        Sums of the voxel coordinates; divided by the area they are the centroid.
+    """
+
+    ids: np.ndarray
+    areas: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    sums: np.ndarray
+
+    def boxes(self) -> list[tuple[slice, ...]]:
+        """Return one box per object."""
+        return [
+            tuple(slice(*side) for side in zip(start, stop, strict=True))
+            for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True)
+        ]
+
+
+def extents(labels: np.ndarray, origin: Sequence[int]) -> Extents:
+    """Return the extents of the objects in a block of an image that starts at `origin`.
+
+    Examples
+    --------
+    >>> found = extents(np.array([[0, 3], [3, 3]]), origin=(10, 20))
+    >>> found.ids.tolist(), found.areas.tolist(), found.starts.tolist(), found.stops.tolist()
+    ([3], [3], [[10, 20]], [[12, 22]])
+    """
+    ndim = labels.ndim
+    rows = np.ascontiguousarray(labels).reshape(-1, labels.shape[-1])
+    ids, row, start, stop = _runs(rows.astype(rows.dtype.newbyteorder("="), copy=False))
+    # The run lies in one row: its leading coordinates are one number each.
+    first = np.stack([*np.unravel_index(row, labels.shape[:-1]), start], axis=1) + origin
+    last = first.copy()
+    last[:, -1] += stop - start - 1
+    length = stop - start
+    sums = first * length[:, None]
+    sums[:, -1] = (first[:, -1] + last[:, -1]) * length // 2
+    return _grouped(ids, length, first, last + 1, sums, ndim)
+
+
+def merge_extents(parts: Iterable[Extents], ndim: int) -> Extents:
+    """Return the extents of an image from those of blocks that partition it."""
+    parts = list(parts)
+    if not parts:
+        nothing = np.zeros((0, ndim), dtype=np.int64)
+        return Extents(np.zeros(0, np.uint64), np.zeros(0, np.int64), nothing, nothing, nothing)
+    return _grouped(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("ids", "areas", "starts", "stops", "sums")
+        ),
+        ndim,
+    )
+
+
+def _grouped(
+    ids: np.ndarray,
+    areas: np.ndarray,
+    starts: np.ndarray,
+    stops: np.ndarray,
+    sums: np.ndarray,
+    ndim: int,
+) -> Extents:
+    """Join the rows of the same id."""
+    if len(ids) == 0:
+        return merge_extents([], ndim)
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    return Extents(
+        ids=ids[first],
+        areas=np.add.reduceat(areas[order], first),
+        starts=np.minimum.reduceat(starts[order], first, axis=0),
+        stops=np.maximum.reduceat(stops[order], first, axis=0),
+        sums=np.add.reduceat(sums[order], first, axis=0),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _count_runs(rows: np.ndarray) -> int:
+    count = 0
+    for row in range(rows.shape[0]):
+        previous = rows.dtype.type(0)
+        for column in range(rows.shape[1]):
+            value = rows[row, column]
+            if value != previous and value != 0:
+                count += 1
+            previous = value
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return id, row, first column and end column of the stretches of one non-zero id."""
+    count = _count_runs(rows)
+    ids = np.empty(count, dtype=np.uint64)
+    where = np.empty((3, count), dtype=np.int64)
+    k = 0
+    for row in range(rows.shape[0]):
+        column = 0
+        while column < rows.shape[1]:
+            value = rows[row, column]
+            start = column
+            while column < rows.shape[1] and rows[row, column] == value:
+                column += 1
+            if value != 0:
+                ids[k] = value
+                where[0, k] = row
+                where[1, k] = start
+                where[2, k] = column
+                k += 1
+    return ids, where[0], where[1], where[2]

@@ -1,0 +1,227 @@
+"""Count, place, size and brightness of every object of one image and, with a reference, accuracy.
+
+Example
+-------
+    python measure.py --store cells.ome.zarr --tiles tiles.json \
+        --identities identities.parquet --seams seams.csv --records steps/*.json \
+        --output-csv objects.csv --output-parquet objects.parquet \
+        --metrics metrics.json --provenance provenance.json
+"""
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from iaunet import __version__, cli, features, labelfiles, metrics, omezarr, tables
+from iaunet.errors import InputError
+
+log = logging.getLogger("measure")
+
+IDENTITIES = ("label", "confidence", "crosses_seam", "n_tiles", "verdict")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = cli.base_parser(__doc__)
+    parser.add_argument("--store", type=Path, required=True, help="OME-Zarr with labels/instances")
+    parser.add_argument("--tiles", type=Path, required=True, help="tiles.json of tile.py")
+    parser.add_argument("--identities", type=Path, required=True, help="table of stitch.py")
+    parser.add_argument("--seams", type=Path, required=True, help="seams.csv of stitch.py")
+    parser.add_argument("--reference", type=Path, help="true labels: TIFF, PNG or OME-Zarr")
+    parser.add_argument(
+        "--records", type=Path, nargs="*", default=[], help="what the earlier steps used, JSON"
+    )
+    parser.add_argument("--output-csv", type=Path, required=True, help="objects, CSV to write")
+    parser.add_argument("--output-parquet", type=Path, required=True, help="the same, Parquet")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
+    parser.add_argument("--provenance", type=Path, required=True, help="JSON to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure one image."""
+    args = parse_args(argv)
+    recorder = cli.Recorder("measure", args)
+    tiles = read_json(args.tiles)
+    records = [read_json(path) for path in args.records]
+    # Opened first: a reference that does not fit should not cost the time of measuring.
+    overlap = None if args.reference is None else compare(args.reference, args.store)
+    identities = tables.read_parquet(args.identities, IDENTITIES)
+    objects = measure(args.store, tiles, identities)
+    check_areas(objects, args.seams)
+    steps = [*records, recorder.facts()]
+    found = {
+        **counts(objects, identities, tiles),
+        **throughput(tiles, steps),
+        "warnings": [*tiles.get("warnings", []), *warnings(objects, identities, tiles, overlap)],
+        **({} if overlap is None else metrics.accuracy(overlap)),
+    }
+    write_json(provenance(tiles, args.reference, steps), args.provenance)
+    with cli.write_whole(args.output_parquet) as partial:
+        tables.write_parquet(objects, partial)
+    with cli.write_whole(args.output_csv) as partial:
+        tables.write_csv(objects, partial)
+    write_json(found, args.metrics)
+    recorder.write(n_objects=len(objects))
+    log.info("%s: %d objects", tiles["image"], len(objects))
+    if overlap is not None:
+        log.info("%s: AP50 %s, mean AP %s", tiles["image"], found["ap50"], found["ap_mean"])
+
+
+def read_json(path: Path) -> dict:
+    """Return a JSON file that an earlier step wrote."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file of an earlier step ({error})") from None
+
+
+def write_json(facts: dict[str, object], path: Path) -> None:
+    """Write plain facts; NaN is an error of ours."""
+    with cli.write_whole(path) as partial:
+        partial.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
+
+
+def compare(reference: Path, store: Path) -> metrics.Overlap:
+    """Return what the labels of the store share with those of a reference."""
+    return labelfiles.overlap(labelfiles.open_labels(reference), labelfiles.open_labels(store))
+
+
+def measure(store: Path, tiles: dict, identities: tables.Table) -> tables.Table:
+    """Return the table of objects."""
+    labels, image = omezarr.open_labels(store), omezarr.open_level(store)
+    columns = features.object_columns(labels.ndim, tiles["channel"], image.dtype)
+    found = features.measure_objects(
+        labels,
+        image,
+        block_px=labels.shards or labels.chunks,
+        pixel_um=tiles["pixel_um"],
+        channel=tiles["channel"],
+    )
+    known = identities["label"].to_numpy(np.uint64)
+    if not np.array_equal(found["label"], known):
+        lost = np.setxor1d(found["label"], known)
+        raise RuntimeError(f"labels and identities disagree on {len(lost)} objects: {lost[:5]}")
+    found["image"] = [tiles["image"]] * len(known)
+    for name in ("confidence", "crosses_seam", "n_tiles"):
+        found[name] = identities[name].to_numpy()
+    return tables.conform(found, columns)
+
+
+def check_areas(objects: tables.Table, seams: Path) -> None:
+    """Raise when an object that several tiles agreed on has another size in the label image."""
+    size = "area_px" if "area_px" in objects else "volume_px"
+    seen = tables.read_csv(seams, {"label": "uint64", size: "int64", "verdict": "str"})
+    seen = seen[seen["verdict"] == "agreed"]
+    place = np.searchsorted(objects["label"], seen["label"])
+    wrong = objects[size].to_numpy()[place] != seen[size].to_numpy()
+    if wrong.any():
+        labels = seen["label"].to_numpy()[wrong]
+        raise RuntimeError(f"{wrong.sum()} objects were painted wrongly: {labels[:5]}")
+
+
+def counts(objects: tables.Table, identities: tables.Table, tiles: dict) -> dict[str, object]:
+    """Return numbers and densities of the objects of an image."""
+    shape, pixel_um = tiles["shape"], tiles["pixel_um"]
+    size, per = (
+        ("area_px", "density_per_mm2") if len(shape) == 2 else ("volume_px", "density_per_mm3")
+    )
+    known = pixel_um is not None and None not in pixel_um
+    extent_mm = math.prod(shape) * math.prod(pixel_um) / 1000 ** len(shape) if known else 0
+    return {
+        "n_objects": len(objects),
+        "n_tiles": tiles["n_tiles"],
+        "n_batches": tiles["n_batches"],
+        "shape": shape,
+        "pixel_um": pixel_um,
+        "foreground_fraction": int(objects[size].sum()) / math.prod(shape),
+        per: len(objects) / extent_mm if extent_mm else None,
+        f"median_{size}": float(objects[size].median()) if len(objects) else None,
+        "n_crossing_seams": int(identities["crosses_seam"].sum()),
+        "seam_conflicts": int((identities["verdict"] != "agreed").sum()),
+    }
+
+
+def throughput(tiles: dict, records: Sequence[dict]) -> dict[str, object]:
+    """Return the seconds of all jobs and the megapixels per second of the network."""
+    network = sum(record["seconds"] for record in records if record["step"] == "infer")
+    return {
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "mpx_per_s": math.prod(tiles["shape"]) / 1e6 / network if network else None,
+    }
+
+
+def warnings(
+    objects: tables.Table,
+    identities: tables.Table,
+    tiles: dict,
+    overlap: metrics.Overlap | None,
+) -> list[str]:
+    """Return what a reader of the numbers should know."""
+    found = []
+    conflicts = int((identities["verdict"] != "agreed").sum())
+    if conflicts:
+        found.append(f"tiles or tables disagree on {conflicts} objects, see seams.csv")
+    if tiles["pixel_um"] is None:
+        found.append("pixel size unknown: no values in micrometres")
+    if len(objects) == 0:
+        found.append("no objects")
+    no_shape = int(objects["axis_major_px"].isna().sum())
+    if no_shape:
+        found.append(f"{no_shape} objects are too large to measure their shape")
+    if overlap is not None and len(overlap.true_ids) == 1 and len(objects) > 1:
+        found.append("the reference has one object only: is it a mask instead of labels?")
+    return found
+
+
+def provenance(tiles: dict, reference: Path | None, records: Sequence[dict]) -> dict[str, object]:
+    """Return what went in and what each step used, jobs of one step taken together."""
+    names = list(dict.fromkeys(record["step"] for record in records))
+    return {
+        "version": __version__,
+        "image": tiles["image"],
+        "input": tiles["source"],
+        "reference": None if reference is None else str(reference),
+        "model": tiles["model"],
+        "tiling": {key: tiles.get(key) for key in ("core", "halo", "exact_halo", "n_tiles")},
+        "steps": [
+            joined([record for record in records if record["step"] == name]) for name in names
+        ],
+    }
+
+
+def joined(records: Sequence[dict]) -> dict[str, object]:
+    """Return one record for the jobs of a step.
+
+    Seconds are summed, of memory the largest counts; of the rest stays what all jobs agree on.
+    """
+    first = records[0]
+    options = {
+        key: value
+        for key, value in first.get("options", {}).items()
+        if all(record.get("options", {}).get(key) == value for record in records)
+    }
+    return {
+        "step": first["step"],
+        "n_jobs": len(records),
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "cpu_seconds": round(sum(record.get("cpu_seconds", 0) for record in records), 3),
+        "peak_memory_mb": max(record.get("peak_memory_mb", 0) for record in records),
+        "host": ", ".join(sorted({record["host"] for record in records if "host" in record})),
+        "options": options,
+        **{
+            key: value
+            for key, value in first.items()
+            if key not in ("step", "seconds", "cpu_seconds", "peak_memory_mb", "host", "options")
+            and all(record.get(key) == value for record in records)
+        },
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)
