@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from iaunet import checkpoint, cli, clustering, grid, outputs, tables
 from iaunet.errors import InputError
@@ -99,9 +98,9 @@ def thresholds(model: Path, words: Sequence[str], ndim: int) -> clustering.Setti
 
 def concatenate(
     rows: Sequence[Mapping[str, np.ndarray]], like: Mapping[str, np.ndarray]
-) -> pd.DataFrame:
+) -> clustering.Columns:
     """Return the rows of all tiles as one table; without tiles an empty one like `like`."""
-    return pd.DataFrame({name: np.concatenate([r[name] for r in (like, *rows)]) for name in like})
+    return {name: np.concatenate([part[name] for part in (like, *rows)]) for name in like}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             writer.write(tile, {outputs.LABELS: labels})
             objects.append(table)
             sightings.append({"tile": np.full(len(seen["gid"]), index, dtype=np.int64), **seen})
-        writer.close()
+        writer.close(settings=settings.as_dict())
         no_objects, not_seen = clustering.empty_tables(settings, id_stride)
         table = concatenate(objects, no_objects)
         tables.write_parquet(table, table_path)
@@ -140,8 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             concatenate(sightings, {"tile": np.zeros(0, dtype=np.int64), **not_seen}),
             sightings_path,
         )
-    log.info("batch %d: %d objects in %d tiles", args.batch, len(table), len(objects))
-    recorder.write(n_tiles=len(objects), n_objects=len(table), clustering=settings.as_dict())
+    log.info("batch %d: %d objects in %d tiles", args.batch, len(table["gid"]), len(objects))
+    recorder.write(n_tiles=len(objects), n_objects=len(table["gid"]), clustering=settings.as_dict())
 
 
 if __name__ == "__main__":

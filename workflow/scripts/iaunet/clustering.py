@@ -166,9 +166,9 @@ def reach(settings: Settings, bounds: Bounds) -> Reach:
       only these can label a core voxel, be it directly or as a filled hole. An object that
       competes with such an object k for a hole is nested in k or around it, so its box lies
       in the box of k or meets the core, too: it is also seen whole.
-    * a seed that accepts p lies within ``R + m`` (p to centre) ``+ m`` (centre to seed).
-    * a seed that suppresses another lies within ``m + N + m`` of it. ``seeds`` is the sum of
-      the last two: seeds are needed in core + extent + seeds.
+    * a seed that accepts p has its centre within ``m + R`` of x_p; a seed that suppresses it
+      has its own within N of that, and lies within m of its centre. All these are found in
+      core + extent + ``seeds = 2 m + R + N``.
     * whether a voxel is a seed needs the seed map in a window, and smoothing one more voxel
       per pass: ``maxima = seed_window + smooth``.
     """
@@ -177,7 +177,7 @@ def reach(settings: Settings, bounds: Bounds) -> Reach:
         accept = math.isqrt(_cost(settings.phi) // int(WEIGHT[lsig]))
         suppress = math.isqrt(max(_cost(settings.suppress) - 1, 0) // int(WEIGHT[lsig]))
         extent.append(2 * (accept + off) // UNIT)
-        seeds.append((2 * off + accept) // UNIT + (2 * off + suppress) // UNIT)
+        seeds.append((2 * off + accept + suppress) // UNIT)
         maxima.append(window + settings.smooth)
     return Reach(tuple(extent), tuple(seeds), tuple(maxima))
 

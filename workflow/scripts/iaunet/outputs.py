@@ -273,14 +273,14 @@ class Reader:
             ) from error
 
     def _check_tile(self, batch: int, name: str, index: int) -> None:
-        """Raise when the shard of a tile is not there: it would be read as zeros."""
+        """Raise when the shard of a tile is absent or empty: it would be read as zeros."""
         if (name, index) in self._seen:
             return
         array = self._array(batch, name)
         place = np.unravel_index(index, grid.grid_shape(self.shape, self.core_px))
         lead = ["0"] * (array.ndim - len(place))
         shard = self._paths[batch].joinpath(name, "c", *lead, *(str(int(k)) for k in place))
-        if not shard.is_file():
+        if not shard.is_file() or shard.stat().st_size == 0:
             raise InputError(
                 f"{self._paths[batch]}: array '{name}' has no data for tile {index}; the store is "
                 f"damaged, run the step of batch {batch} again"
