@@ -24,8 +24,6 @@ from iaunet.errors import InputError
 
 log = logging.getLogger("tile")
 
-BLOCK_BYTES = 64 << 20
-
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.base_parser(__doc__)
@@ -205,7 +203,7 @@ def write_store(
     omezarr.create_image(path, image.shape, image.axes, dtype, pixel_um, name, {})
     array = omezarr.open_level(path, 0, mode="r+")
     histogram = normalize.Histogram(dtype)
-    for box in image.blocks(array.shards, BLOCK_BYTES):
+    for box in image.blocks(array.shards):
         values = _in_range(image, image.read(box), dtype)
         histogram.add(values)
         omezarr.write_box(array, box, values)

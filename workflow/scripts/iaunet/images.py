@@ -17,6 +17,8 @@ COLOURS = ["red", "green", "blue", "alpha"]
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 LARGEST_PNG_PX = 1 << 31
+BLOCK_BYTES = 16 << 20
+ROWS_BYTES = 64 << 20
 FOREIGN = {
     ".czi": "Zeiss CZI",
     ".lif": "Leica LIF",
@@ -78,14 +80,16 @@ class Image:
         kept = tuple(axis for axis in range(len(raw)) if axis in wanted)
         values = values.reshape([values.shape[axis] for axis in kept])
         values = values.transpose([kept.index(axis) for axis in self._order])
-        return np.ascontiguousarray(values, self.dtype).reshape(box_shape(box))
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity
+            return np.ascontiguousarray(values, self.dtype).reshape(box_shape(box))
 
-    def blocks(self, align_px: Sequence[int], max_bytes: int) -> Iterator[Box]:
+    def blocks(self, align_px: Sequence[int], max_bytes: int | None = None) -> Iterator[Box]:
         """Yield boxes of about `max_bytes` that partition the image, in the order of the file.
 
-        They start at multiples of `align_px` and are as wide as the limit allows, since
-        pages and strips are stored in full rows.
+        They start at multiples of `align_px` and are as wide as the limit allows: by default
+        16 MB, or 64 MB where the file is compressed by full rows.
         """
+        max_bytes = max_bytes or (ROWS_BYTES if self._scene.full_rows else BLOCK_BYTES)
         row_bytes = math.prod(align_px[:-1]) * self.dtype.itemsize
         width = max(1, max_bytes // (row_bytes * align_px[-1])) * align_px[-1]
         sizes = (*align_px[:-1], width)

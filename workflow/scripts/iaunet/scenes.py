@@ -54,6 +54,8 @@ class Scene:
         Takes a box of the stored array and returns its values.
     warnings : list of str
         Filled while opening and while reading.
+    full_rows : bool
+        Whole rows are decoded at once (compressed strips), so narrow boxes are costly.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Scene:
     channels: list[str] = field(default_factory=list)
     pixel_um: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    full_rows: bool = False
 
     @property
     def stored_bytes(self) -> int:

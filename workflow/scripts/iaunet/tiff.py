@@ -95,6 +95,7 @@ def _scene(
         shape=tuple(series.shape),
         dtype=np.dtype(series.dtype),
         read=_Pages(path, series).read,
+        full_rows=not series.keyframe.is_tiled and series.keyframe.compression != 1,
     )
     if series.keyframe.photometric == 0:
         scene.warnings.append("TIFF is marked 'white is zero'; values are used as they are stored")
