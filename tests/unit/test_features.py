@@ -142,14 +142,15 @@ def test_no_more_is_read_at_once_than_the_objects_of_a_block_need(rng):
     assert lazy.largest <= 32 * 32
 
 
-def test_the_hull_has_the_voxels_that_skimage_finds(rng):
-    where = np.indices((9, 13, 11))
-    for _ in range(30):
-        slopes = rng.integers(-3, 4, size=(4, 3))
+@pytest.mark.parametrize("shape", [(9, 13, 11), (23, 31)])
+def test_the_hull_has_the_voxels_that_skimage_finds(rng, shape):
+    where = np.indices(shape)
+    for _ in range(40):
+        slopes = rng.integers(-3, 4, size=(4, len(shape)))
         drawn = [np.tensordot(slope, where, 1) <= rng.integers(0, 30) for slope in slopes]
-        mask = np.all(drawn, axis=0) & (rng.random(where.shape[1:]) < rng.choice([0.05, 0.5, 1]))
-        if mask.any() and np.ptp(np.argwhere(mask), axis=0).min() > 1:
-            assert features.hull_volume_px(mask) == convex_hull_image(mask).sum()
+        mask = np.all(drawn, axis=0) & (rng.random(shape[1:]) < rng.choice([0.05, 0.5, 1]))
+        if mask.any() and (len(shape) == 2 or np.ptp(np.argwhere(mask), axis=0).min() > 1):
+            assert features.hull_size_px(mask) == convex_hull_image(mask).sum()
 
 
 @pytest.mark.filterwarnings("error")

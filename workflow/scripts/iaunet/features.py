@@ -230,30 +230,42 @@ def _regions(
 
 
 def _solidity(props: RegionProperties) -> float:
-    if props.image.ndim == 2:
-        return props.solidity
-    hull = hull_volume_px(props.image)
+    hull = hull_size_px(props.image)
     return props.area / hull if hull else math.nan
 
 
-def hull_volume_px(mask: np.ndarray) -> int:
-    """Return the number of voxels in the convex hull of a 3D mask; 0 when the hull is flat.
+def hull_size_px(mask: np.ndarray) -> int:
+    """Return the number of voxels in the convex hull of a mask; 0 when a 3D hull is flat.
 
-    The voxels that ``skimage.morphology.convex_hull_image`` finds, which takes 20 times as
-    long: it tests each voxel against each facet, where one interval per row tells the same.
+    The voxels that ``skimage.morphology.convex_hull_image`` finds, several times as fast: it
+    tests each voxel against each facet, where one interval per row tells the same.
     """
-    rows = mask.any(axis=2)
-    first, last = mask.argmax(axis=2), mask.shape[2] - 1 - mask[:, :, ::-1].argmax(axis=2)
+    corners = _row_ends(mask)
+    if mask.ndim == 3:
+        try:
+            hull = ConvexHull(corners)
+        except QhullError:
+            return 0
+        corners = hull.points[hull.vertices]
+    # A voxel is the centres of its faces, as in skimage; in halves, to name each place once,
+    # since repeated points can trouble qhull.
+    faces = np.concatenate([np.eye(mask.ndim, dtype=int), -np.eye(mask.ndim, dtype=int)]) + 1
+    halves = (2 * corners.astype(int)[:, None] + faces).reshape(-1, mask.ndim)
+    box = tuple(2 * length + 1 for length in mask.shape)
+    places = np.unravel_index(np.unique(np.ravel_multi_index(tuple(halves.T), box)), box)
+    planes = ConvexHull((np.stack(places, axis=1) - 1) / 2).equations
+    if mask.ndim == 2:
+        planes = np.insert(planes, 0, 0, axis=1)
+    return _count_inside(planes, mask.shape if mask.ndim == 3 else (1, *mask.shape))
+
+
+def _row_ends(mask: np.ndarray) -> np.ndarray:
+    """Return the first and last voxel of each row, which span the same hull as all voxels."""
+    rows = mask.any(axis=-1)
     place = np.argwhere(rows)
-    ends = [np.column_stack([place, side[rows]]) for side in (first, last)]
-    try:
-        hull = ConvexHull(np.concatenate(ends))
-    except QhullError:
-        return 0
-    corners = hull.points[hull.vertices]
-    faces = np.concatenate([np.eye(3), -np.eye(3)]) / 2
-    around = np.unique((corners[:, None] + faces).reshape(-1, 3), axis=0)
-    return _count_inside(np.unique(ConvexHull(around).equations, axis=0), mask.shape)
+    first = mask.argmax(axis=-1)[rows]
+    last = mask.shape[-1] - 1 - mask[..., ::-1].argmax(axis=-1)[rows]
+    return np.concatenate([np.column_stack([place, side]) for side in (first, last)])
 
 
 @njit(cache=True, nogil=True)
