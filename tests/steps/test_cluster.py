@@ -1,0 +1,193 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+
+import cluster
+import drawn_outputs
+from iaunet import clustering, grid, outputs, tables
+from iaunet.errors import InputError
+
+CASES = {
+    2: ((90, 70), (4, 4), 40, [((96, 96), 1), ((32, 32), 3), ((16, 48), 4)]),
+    3: ((12, 40, 36), (1, 4, 4), 30, [((16, 64, 64), 1), ((4, 16, 16), 3), ((8, 24, 8), 7)]),
+}
+
+
+def write_model(path, ndim, **clustering_values):
+    ones = [1] * ndim
+    meta = {
+        "format": "iaunet-model",
+        "version": 1,
+        "name": "drawn",
+        "ndim": ndim,
+        "in_channels": 1,
+        "net": {},
+        "normalize": {},
+        "clustering": {"seed": 0.3, "min_size": 5, **clustering_values},
+        **dict.fromkeys(("stride", "id_stride", "radius", "block"), ones),
+        **dict.fromkeys(("max_offset", "max_sigma"), ones),
+    }
+    header = json.dumps({"__metadata__": {"iaunet": json.dumps(meta)}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    return path
+
+
+def prepare(folder, ndim, core_px, n_batches, drawn=None):
+    """Store outputs, tiling and model in a folder; return what all batches are called with."""
+    shape, id_stride, n_objects, _ = CASES[ndim]
+    rng = np.random.default_rng(0)
+    drawn = drawn or drawn_outputs.ellipsoids(shape, id_stride, rng, n=n_objects)
+    (folder / "outputs").mkdir(parents=True)
+    paths, tiles = drawn_outputs.store(folder / "outputs", drawn, core_px, id_stride, n_batches)
+    (folder / "tiles.json").write_text(json.dumps(tiles))
+    model = write_model(folder / "drawn.safetensors", ndim)
+    words = ["--tiles", folder / "tiles.json", "--model", model, "--outputs", *paths]
+    return [str(word) for word in words], drawn, tiles
+
+
+def run_batch(folder, words, batch, *more):
+    cluster.main(
+        [
+            *words,
+            f"--batch={batch}",
+            f"--output={folder / f'{batch}.zarr'}",
+            f"--table={folder / f'{batch}.parquet'}",
+            f"--sightings={folder / f'{batch}.sightings.parquet'}",
+            *more,
+        ]
+    )
+
+
+def run_all(folder, ndim, core_px, n_batches, *more, drawn=None):
+    words, drawn, tiles = prepare(folder, ndim, core_px, n_batches, drawn)
+    for batch in range(n_batches):
+        run_batch(folder, words, batch, *more)
+    reader = outputs.Reader([folder / f"{k}.zarr" for k in range(n_batches)], tiles)
+    labels = reader.read(outputs.LABELS, tuple(slice(0, n) for n in tiles["shape"]))
+    found = [tables.read_parquet(folder / f"{k}.parquet") for k in range(n_batches)]
+    seen = [tables.read_parquet(folder / f"{k}.sightings.parquet") for k in range(n_batches)]
+    return labels, found, seen, drawn
+
+
+def joined(frames):
+    columns = {
+        name: np.concatenate([frame[name].to_numpy() for frame in frames]) for name in frames[0]
+    }
+    order = np.argsort(columns["gid"], kind="stable")
+    return {name: column[order] for name, column in columns.items()}
+
+
+@pytest.mark.parametrize("ndim", CASES)
+def test_labels_and_objects_are_the_same_for_any_tiling_and_number_of_batches(ndim, tmp_path):
+    _, id_stride, _, tilings = CASES[ndim]
+    runs = [
+        run_all(tmp_path / str(k), ndim, core, n_batches)
+        for k, (core, n_batches) in enumerate(tilings)
+    ]
+    labels, objects, _, drawn = runs[0]
+    chosen = clustering.Settings.from_dict({"seed": 0.3, "min_size": 5}, ndim)
+    np.testing.assert_array_equal(labels, clustering.label_array(drawn, chosen, id_stride))
+    assert len(objects[0]) > 5
+    for other_labels, others, seen, _ in runs:
+        np.testing.assert_array_equal(other_labels, labels)
+        for name, column in joined(objects).items():
+            np.testing.assert_array_equal(joined(others)[name], column)
+        sightings = joined(seen)
+        gid, first = np.unique(sightings["gid"], return_index=True)
+        counted = np.add.reduceat(sightings["voxels_in_core"], first)
+        np.testing.assert_array_equal(counted, sightings["area"][first])
+        np.testing.assert_array_equal(gid, np.unique(labels[labels > 0]) - np.uint64(1))
+
+
+def test_sightings_name_the_tile_that_saw_the_object(tmp_path):
+    labels, _, seen, _ = run_all(tmp_path, 2, (32, 32), 3)
+    for tile in grid.tiles(labels.shape, (32, 32)):
+        inside = labels[tile.core]
+        expected = np.unique(inside[inside > 0]) - np.uint64(1)
+        found = [frame.loc[frame["tile"] == tile.index, "gid"].to_numpy() for frame in seen]
+        np.testing.assert_array_equal(np.concatenate(found), expected)
+
+
+def test_an_image_without_objects_gives_tables_without_rows(tmp_path):
+    shape, id_stride, _, _ = CASES[2]
+    nothing = drawn_outputs.empty(shape, id_stride)
+    labels, found, seen, _ = run_all(tmp_path / "0", 2, (32, 32), 20, drawn=nothing)
+    _, full, full_seen, _ = run_all(tmp_path / "1", 2, (32, 32), 1)
+    assert not labels.any()
+    assert all(frame.empty for frame in found + seen)
+    assert found[0].dtypes.equals(full[0].dtypes)
+    assert seen[0].dtypes.equals(full_seen[0].dtypes)
+
+
+def test_the_same_batch_gives_the_same_bytes(tmp_path):
+    words, _, _ = prepare(tmp_path / "in", 2, (32, 32), 2)
+    for name in ("one", "two"):
+        run_batch(tmp_path / name, words, 1)
+    files = [
+        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) > 3
+
+
+def test_overrides_beat_the_thresholds_of_the_model(tmp_path):
+    words, _, _ = prepare(tmp_path / "in", 2, (96, 96), 1)
+    run_batch(tmp_path / "a", words, 0)
+    record = tmp_path / "record.json"
+    more = ["--set", "min_size=200", "seed_window=2,3", "--record", str(record)]
+    run_batch(tmp_path / "b", words, 0, *more)
+    few = tables.read_parquet(tmp_path / "b" / "0.parquet")
+    assert len(few) < len(tables.read_parquet(tmp_path / "a" / "0.parquet"))
+    facts = json.loads(record.read_text())
+    assert facts["clustering"]["min_size"] == 200
+    assert facts["clustering"]["seed_window"] == [2, 3]
+    assert facts["n_objects"] == len(few)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "seeds=1"], "unknown key 'seeds'; did you mean 'seed'"),
+        (["--set", "fg=0.01"], r"fg is 0.01, needs a number from 0.1 to 1"),
+        (["--set", "phi=x"], "phi is 'x', needs a number"),
+        (["--set", "phi"], "found 'phi', needs KEY=VALUE"),
+        (["--set", "phi=0.5", "phi=0.6"], "'phi' is given twice"),
+    ],
+)
+def test_a_wrong_override_leaves_a_message_and_no_output(more, message, tmp_path):
+    words, _, _ = prepare(tmp_path / "in", 2, (96, 96), 1)
+    with pytest.raises(InputError, match=message):
+        run_batch(tmp_path / "out", words, 0, *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_is_not_there_is_an_error(tmp_path):
+    words, _, _ = prepare(tmp_path / "in", 2, (96, 96), 1)
+    with pytest.raises(InputError, match=r"found 1, .* has batches 0 to 0"):
+        run_batch(tmp_path / "out", words, 1)
+
+
+def test_a_model_of_the_wrong_dimension_is_an_error(tmp_path):
+    words, _, _ = prepare(tmp_path / "in", 2, (96, 96), 1)
+    write_model(tmp_path / "in" / "drawn.safetensors", 3)
+    with pytest.raises(InputError, match="the model is 3D, the image is 2D"):
+        run_batch(tmp_path / "out", words, 0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"batches": 3, "shape": [1]}'])
+def test_a_damaged_tiling_is_an_error(text, tmp_path):
+    words, _, _ = prepare(tmp_path / "in", 2, (96, 96), 1)
+    (tmp_path / "in" / "tiles.json").write_text(text)
+    with pytest.raises(InputError, match=r"not a tiles\.json of tile\.py"):
+        run_batch(tmp_path / "out", words, 0)
+
+
+def test_a_missing_tile_of_a_neighbour_leaves_nothing_half_written(tmp_path):
+    words, _, _ = prepare(tmp_path / "in", 2, (32, 32), 3)
+    (tmp_path / "in" / "outputs" / "1.zarr" / "fg" / "c" / "1" / "0").unlink()
+    with pytest.raises(InputError, match="array 'fg' has no data for tile 3"):
+        run_batch(tmp_path / "out", words, 0)
+    assert list((tmp_path / "out").iterdir()) == []
