@@ -1,0 +1,354 @@
+"""Write one CSV row per image and one page per run, worst images first.
+
+Example
+-------
+    python summarize.py --table images.csv --results results --logs logs \
+        --output-csv results/summary.csv --output-html results/summary.html
+"""
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from iaunet import __version__, cli, omezarr, page, tables, views, wording
+from iaunet.errors import InputError
+
+log = logging.getLogger("summarize")
+
+COLUMNS = (
+    "image",
+    "group",
+    "status",
+    "model",
+    "n_objects",
+    "foreground_fraction",
+    "density_per_mm2",
+    "density_per_mm3",
+    "median_area_px",
+    "median_volume_px",
+    "n_tiles",
+    "n_batches",
+    "n_crossing_seams",
+    "seam_conflicts",
+    "seconds",
+    "mpx_per_s",
+    "shape",
+    "pixel_um",
+)
+ACCURACY = (
+    "ap50",
+    "ap75",
+    "ap_mean",
+    "f1_50",
+    "precision_50",
+    "recall_50",
+    "pq",
+    "aji",
+    "split_rate",
+    "merge_rate",
+    "n_true",
+    "tp_50",
+    "fp_50",
+    "fn_50",
+)
+COUNTS = frozenset(
+    name for name in (*COLUMNS, *ACCURACY) if name.startswith(("n_", "tp_", "fp_", "fn_", "seam_"))
+)
+NOT_FINISHED = "not finished"
+# More small pictures would make a heavy page.
+MAX_THUMBNAILS = 600
+THUMBNAIL_PX = 96
+ERROR = "error: "
+# Known of every image of many microscopes; no reason to look at it first.
+MINOR = ("pixel size unknown",)
+LOG_BYTES = 65536
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.base_parser(__doc__)
+    parser.add_argument("--table", type=Path, required=True, help="table of images, CSV")
+    parser.add_argument("--results", type=Path, required=True, help="folder with one per image")
+    parser.add_argument("--output-csv", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--output-html", type=Path, required=True, help="HTML page to write")
+    parser.add_argument("--logs", type=Path, help="folder of logs, where reasons are looked for")
+    parser.add_argument("--failures", type=Path, help="JSON of reasons by image")
+    return parser.parse_args(argv)
+
+
+def read_metrics(path: Path) -> dict | None:
+    """Return the metrics of an image, or None when it has none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def last_error(logs: Path, image: str) -> str:
+    """Return the last error line in the newest log of an image that has one, or an empty text."""
+    found = []
+    for log_file in [*logs.glob(f"*/{image}.log"), *logs.glob(f"*/{image}/*.log")]:
+        with log_file.open("rb") as file:
+            file.seek(max(0, log_file.stat().st_size - LOG_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+        errors = [line[len(ERROR) :].strip() for line in lines if line.startswith(ERROR)]
+        if errors:
+            found.append((log_file.stat().st_mtime_ns, str(log_file), errors[-1]))
+    return max(found)[2] if found else ""
+
+
+def failures(path: Path | None) -> dict[str, str]:
+    """Return the reasons by image that another program found."""
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); needs {{image: reason}}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found a {type(found).__name__}, needs {{image: reason}}")
+    return {str(image): " ".join(str(reason).split()) for image, reason in found.items()}
+
+
+def model_name(row: pd.Series, home: Path, metrics: dict) -> str:
+    """Return the model of an image: as measured, as recorded, or as the table says."""
+    for found in (metrics, read_metrics(home / "provenance.json") or {}):
+        model = found.get("model")
+        name = model.get("name") if isinstance(model, dict) else model
+        if name:
+            return str(name)
+    return str(row["model"])
+
+
+def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str]) -> dict:
+    """Return everything that is known of one image, by column; lists stay lists."""
+    image = row["image"]
+    home = args.results / image
+    metrics = read_metrics(home / "metrics.json")
+    failed = metrics is None or image in reasons
+    reason = reasons.get(image, "")
+    if failed and not reason and args.logs is not None:
+        reason = last_error(args.logs, image)
+    warnings = [] if metrics is None else [str(text) for text in metrics.get("warnings") or []]
+    values = {} if failed else {name: metrics.get(name) for name in (*COLUMNS, *ACCURACY)}
+    return {
+        **values,
+        "image": image,
+        "group": row["group"],
+        "status": "failed" if failed else "ok",
+        "model": model_name(row, home, metrics or {}),
+        "warnings": warnings,
+        "reason": (reason or NOT_FINISHED) if failed else "; ".join(warnings),
+    }
+
+
+def needs_look(row: dict) -> bool:
+    """Tell whether an image has warnings that bear on its objects."""
+    return any(warning and not warning.startswith(MINOR) for warning in row["warnings"])
+
+
+def severity(row: dict) -> tuple:
+    """Return a sort key: failed, then seam conflicts, then warnings, then low accuracy."""
+    accuracy = row.get("ap50")
+    return (
+        row["status"] == "ok",
+        -(row.get("seam_conflicts") or 0),
+        not needs_look(row),
+        np.inf if accuracy is None else accuracy,
+    )
+
+
+def frame(rows: Sequence[dict]) -> pd.DataFrame:
+    """Return the table of the run; columns of accuracy only when an image has a reference."""
+    scored = any(row.get(name) is not None for row in rows for name in ACCURACY)
+    columns = [*COLUMNS, *(ACCURACY if scored else ()), "reason"]
+    found = pd.DataFrame({name: [_plain(row.get(name)) for row in rows] for name in columns})
+    for name in COUNTS.intersection(columns):
+        found[name] = pd.array(found[name].to_numpy(object), dtype="Int64")
+    return found
+
+
+def _plain(value: object) -> object:
+    return "x".join(f"{item:.6g}" for item in value) if isinstance(value, list) else value
+
+
+def group_table(rows: Sequence[dict]) -> dict | None:
+    """Return one row per group, with accuracy pooled over its objects; None without groups."""
+    names = sorted({row["group"] for row in rows})
+    if names in ([], [""]):
+        return None
+    scored = any(row.get("tp_50") is not None for row in rows)
+    head = ["group", "images", "failed", "objects", "median objects per image", "seam conflicts"]
+    body = []
+    for name in names:
+        group = [row for row in rows if row["group"] == name]
+        counts = [row["n_objects"] for row in group if row.get("n_objects") is not None]
+        body.append(
+            [
+                name or "(none)",
+                wording.number(len(group)),
+                wording.number(sum(row["status"] == "failed" for row in group)),
+                wording.number(sum(counts)),
+                wording.number(float(np.median(counts)) if counts else None),
+                wording.number(sum(row.get("seam_conflicts") or 0 for row in group)),
+                *([score(pooled_ap50(group)), score(mean_of(group, "ap_mean"))] if scored else []),
+            ]
+        )
+    if scored:
+        head += ["AP50 of all objects", "mean of AP .5–.95"]
+    return {"names": head, "rows": body}
+
+
+def pooled_ap50(rows: Sequence[dict]) -> float | None:
+    """Return TP / (TP + FP + FN) over the objects of all images with a reference."""
+    names = ("tp_50", "fp_50", "fn_50")
+    known = [[row[name] for name in names] for row in rows if row.get("tp_50") is not None]
+    total = sum(sum(counts) for counts in known)
+    return sum(counts[0] for counts in known) / total if total else None
+
+
+def mean_of(rows: Sequence[dict], name: str) -> float | None:
+    """Return the mean over the images that have a value."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def score(value: float | None) -> str:
+    """Return a score for reading."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def thumbnail(store: Path) -> str | None:
+    """Return the coarsest level of a store as a small picture; the middle plane in 3D."""
+    try:
+        meta = omezarr.read_meta(store)
+        array = omezarr.open_level(store, len(meta.levels) - 1)
+    except InputError:
+        return None
+    plane = np.asarray(array[array.shape[0] // 2] if array.ndim == 3 else array[...])
+    step = max(1, min(plane.shape) // THUMBNAIL_PX)
+    plane = plane[::step, ::step]
+    limits = meta.attrs.get("limits") or np.percentile(plane, (1, 99.8)).tolist()
+    return views.jpeg(views.grey(plane, limits), plane.shape, 0)
+
+
+def page_row(
+    row: dict, order: int, args: argparse.Namespace, *, shown: Sequence[str], picture: bool
+) -> dict:
+    """Return one image for the page: what is shown, what is sorted by, where its page lies."""
+    home = args.results / row["image"]
+    report = home / "report.html"
+    mark = "failed" if row["status"] == "failed" else "look" if needs_look(row) else "ok"
+    cells = []
+    for name in shown:
+        value = row.get(name)
+        text = score(value) if name in ACCURACY else wording.number(value)
+        if name in ("group", "model", "reason"):
+            text = value
+        kind = {"reason": "long", "group": "wrap", "model": "wrap"}.get(name, "n")
+        cells.append({"text": text, "kind": kind, "sort": "" if value is None else str(value)})
+    link = os.path.relpath(report, args.output_html.parent) if report.is_file() else None
+    return {
+        "image": row["image"],
+        "link": link,
+        "order": order,
+        "mark": mark,
+        "cells": cells,
+        "thumbnail": thumbnail(home / f"{row['image']}.ome.zarr") if picture else None,
+    }
+
+
+TITLES = {
+    "n_objects": "objects",
+    "density_per_mm2": "per mm²",
+    "density_per_mm3": "per mm³",
+    "n_tiles": "tiles",
+    "seam_conflicts": "seam conflicts",
+    "ap50": "AP50",
+    "ap_mean": "AP .5–.95",
+    "pq": "PQ",
+}
+
+
+def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
+    """Return everything that the page shows."""
+    known = {name for row in rows for name, value in row.items() if value not in (None, "")}
+    wanted = (
+        "group",
+        "model",
+        "n_objects",
+        "density_per_mm2",
+        "density_per_mm3",
+        "ap50",
+        "ap_mean",
+    )
+    wanted += ("pq", "n_tiles", "seam_conflicts", "seconds", "reason")
+    shown = [name for name in wanted if name in known]
+    ordered = sorted(rows, key=severity)
+    n_failed = sum(row["status"] == "failed" for row in rows)
+    pictures = len(rows) <= MAX_THUMBNAILS
+    entries = [
+        page_row(row, order, args, shown=shown, picture=pictures)
+        for order, row in enumerate(ordered)
+    ]
+    numeric = {name: "n" for name in shown if name not in ("group", "model", "reason")}
+    return {
+        "title": "Segmented images",
+        "subtitle": f"{len(rows):,} images of {args.table.name}",
+        "rows": entries,
+        "n_failed": n_failed,
+        "n_look": sum(entry["mark"] == "look" for entry in entries),
+        "cards": cards(rows, n_failed),
+        "groups": group_table(rows),
+        "columns": [
+            ("image", ""),
+            ("status", ""),
+            *((TITLES.get(name, name), numeric.get(name, "")) for name in shown),
+        ],
+        "thumbnails": pictures and any(entry["thumbnail"] for entry in entries),
+        "version": __version__,
+    }
+
+
+def cards(rows: Sequence[dict], n_failed: int) -> list[dict[str, str]]:
+    """Return the numbers of the whole run."""
+    objects, conflicts, crossing = (
+        wording.number(sum(row.get(name) or 0 for row in rows))
+        for name in ("n_objects", "seam_conflicts", "n_crossing_seams")
+    )
+    shown = [
+        ("Images", wording.number(len(rows)), f"{n_failed} failed"),
+        ("Objects", objects, ""),
+        ("Seam conflicts", conflicts, f"{crossing} objects on seams"),
+    ]
+    if (accuracy := pooled_ap50(rows)) is not None:
+        n_scored = sum(row.get("tp_50") is not None for row in rows)
+        shown.append(("AP50 of all objects", score(accuracy), f"{n_scored} with a reference"))
+        shown.append(("Mean of AP .5–.95", score(mean_of(rows, "ap_mean")), "mean over images"))
+    return [dict(zip(("name", "value", "more"), card, strict=True)) for card in shown]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    recorder = cli.Recorder("summarize", args)
+    reasons = failures(args.failures)
+    table = tables.read_images(args.table)
+    rows = [summary_row(row, args, reasons) for _, row in table.iterrows()]
+    html = page.render("summary.html", **content(rows, args))
+    with cli.write_whole(args.output_csv) as partial:
+        tables.write_csv(frame(rows), partial)
+    with cli.write_whole(args.output_html) as partial:
+        partial.write_text(html, encoding="utf-8")
+    n_failed = sum(row["status"] == "failed" for row in rows)
+    log.info("%s: %d images, %d failed", args.output_csv, len(rows), n_failed)
+    recorder.write(n_images=len(rows), n_failed=n_failed)
+
+
+if __name__ == "__main__":
+    cli.run(main)
