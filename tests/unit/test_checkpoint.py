@@ -122,5 +122,5 @@ def test_an_unknown_model_names_the_shipped_ones(model):
     path, _, _ = model
     assert checkpoint.resolve("tiny", path.parent) == path
     assert checkpoint.resolve(path, None) == path
-    with pytest.raises(InputError, match="'nuclei': no such file.*shipped: tiny"):
+    with pytest.raises(InputError, match=r"'nuclei': no such file.*shipped: tiny"):
         checkpoint.resolve("nuclei", path.parent)

@@ -59,7 +59,9 @@ def test_vote_equals_a_loop_over_instances(batch):
         target = np.array([centre[(b, slice(None), *p)].numpy() for p in where])
         miss = np.abs(where + values - target) / 3
         means.append(np.where(miss < 1, 0.5 * miss**2, miss - 0.5).mean())
-    assert float(losses.vote(off, instances, 3.0).detach()) == pytest.approx(np.mean(means), rel=1e-4)
+    assert float(losses.vote(off, instances, 3.0).detach()) == pytest.approx(
+        np.mean(means), rel=1e-4
+    )
 
 
 def test_instance_loss_equals_a_loop_over_instances_and_voxels(batch):

@@ -4,22 +4,7 @@ import torch
 from torch import nn
 
 from iaunet.net import IAUNet, clamp, dependency_radius
-
-SMALL = {
-    2: {"widths": (4, 6, 8, 8), "pools": [(2, 2)] * 3},
-    3: {"widths": (4, 4, 6), "pools": [(1, 2, 2), (2, 2, 2)], "kernels": [(1, 3, 3)] + [(3, 3, 3)] * 2},
-}
-
-
-def small_net(ndim, seed=0):
-    torch.manual_seed(seed)
-    net = IAUNet(ndim, **SMALL[ndim], max_offset=(20,) * ndim, max_sigma=(9,) * ndim)
-    for module in net.modules():  # statistics as after training, so that nothing is symmetric
-        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return net.eval()
+from nets import constructor, small_net
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -139,6 +124,5 @@ def test_clamp_lets_the_gradient_through():
     ],
 )
 def test_impossible_networks_are_refused(change, message):
-    options = {**SMALL[2], "max_offset": (20, 20), "max_sigma": (9, 9)} | change
     with pytest.raises(ValueError, match=message):
-        IAUNet(2, **options)
+        IAUNet(**(constructor(2) | change))

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from iaunet import checkpoint, cli, grid, normalize, omezarr, outputs, predict, tiling
 from iaunet.errors import InputError
@@ -112,7 +113,7 @@ def check_model(path: Path, meta: dict, tiles: dict) -> None:
         )
 
 
-def pick_device(wanted: str) -> "predict.torch.device":
+def pick_device(wanted: str) -> torch.device:
     """Return the device, or say what is there."""
     try:
         return predict.pick_device(wanted)

@@ -10,6 +10,7 @@ one group stay on one side of the split), channel, scene, frame, pixel sizes, an
 (train or validation). A run that was stopped goes on from `--work` when started again.
 """
 
+import argparse
 import csv
 import hashlib
 import json
@@ -43,6 +44,8 @@ log = logging.getLogger("train")
 
 PERCENTILES = (1, 99.8)
 VALIDATION_SHARE = 0.15
+QUICK_VOXELS = 3_000_000
+"""How much is looked at while training; all of it at the end."""
 SCORED = tuple(np.arange(0.5, 0.91, 0.1).round(2))
 NET = {
     2: {"widths": [16, 32, 64, 128, 192], "pools": [[2, 2]] * 4},
@@ -82,7 +85,7 @@ GRID = {
 }
 
 
-def parse_args(argv: Sequence[str] | None) -> "argparse.Namespace":  # noqa: F821
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.base_parser(__doc__)
     add = parser.add_argument
     add("--table", type=Path, help="CSV of images with masks; not needed with --drawn")
@@ -129,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def load_data(
-    args: "argparse.Namespace",  # noqa: F821
+    args: argparse.Namespace,
 ) -> tuple[int, list[patches.Annotated], list[patches.Annotated]]:
     """Return the number of axes, the images to fit and those to validate with."""
     rows = [] if args.table is None else read_rows(args.table)
@@ -218,9 +221,7 @@ def drawn(index: int, ndim: int, seed: int, count: int) -> tuple[str, patches.An
     return side, prepared(f"drawn-{index}", f"drawn-{index}", image, labels)
 
 
-def make_trainer(
-    ndim: int, train: Sequence[patches.Annotated], seed: int
-) -> training.Trainer:
+def make_trainer(ndim: int, train: Sequence[patches.Annotated], seed: int) -> training.Trainer:
     """Return a new network with what the data say of object sizes."""
     torch.manual_seed(seed)
     zoom = AUGMENTATION[ndim].zoom[1]
@@ -233,7 +234,7 @@ def make_trainer(
         max_offset=[round(float(v), 1) for v in offset],
         max_sigma=[round(float(v), 1) for v in sigma],
     )
-    diameters = [patches._median_diameter(image) for image in train if image.n]
+    diameters = [patches.median_diameter(image) for image in train if image.n]
     diameter = float(np.median(diameters))
     recipe = training.Recipe(
         weights=WEIGHTS,
@@ -255,13 +256,13 @@ def optimise(
     trainer: training.Trainer,
     train: Sequence[patches.Annotated],
     validation: Sequence[patches.Annotated],
-    args: "argparse.Namespace",  # noqa: F821
+    args: argparse.Namespace,
     state: Path,
 ) -> None:
     """Take steps until the budget is spent; validate and save every twentieth part of it."""
     ndim = trainer.net.ndim
     sampler = patches.Sampler(train, CROP[ndim], PAIRS[ndim], AUGMENTATION[ndim], args.seed)
-    few = spread(validation, 16)
+    few = spread(validation)
     prefetch = training.Prefetch(sampler.batch, trainer.step)
     began, before = time.perf_counter(), trainer.seconds
     mark = math.floor(20 * progress_of(trainer, args))
@@ -287,7 +288,7 @@ def optimise(
         prefetch.close()
 
 
-def progress_of(trainer: training.Trainer, args: "argparse.Namespace") -> float:  # noqa: F821
+def progress_of(trainer: training.Trainer, args: argparse.Namespace) -> float:
     """Return which part of the budget, in steps or minutes, is spent."""
     steps = trainer.step / args.max_steps if args.max_steps > 0 else 0.0
     minutes = trainer.seconds / 60 / args.max_minutes if args.max_minutes > 0 else 0.0
@@ -297,15 +298,18 @@ def progress_of(trainer: training.Trainer, args: "argparse.Namespace") -> float:
 def means(terms: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the mean of every term, without those that are not defined."""
     names = sorted({name for term in terms for name in term})
-    values = {name: [t[name] for t in terms if not math.isnan(t.get(name, math.nan))] for name in names}
+    values = {
+        name: [t[name] for t in terms if not math.isnan(t.get(name, math.nan))] for name in names
+    }
     return {name: round(float(np.mean(v)), 5) for name, v in values.items() if v}
 
 
-def spread(validation: Sequence[patches.Annotated], count: int) -> list[patches.Annotated]:
-    """Return at most `count` images, evenly chosen, small ones preferred for speed."""
+def spread(validation: Sequence[patches.Annotated]) -> list[patches.Annotated]:
+    """Return images evenly chosen over the groups, at most `QUICK_VOXELS` together."""
     ordered = sorted(validation, key=lambda image: (image.group, image.name))
-    step = max(1, len(ordered) / count)
-    return [ordered[int(k * step)] for k in range(min(count, len(ordered)))]
+    total = sum(image.image.size for image in ordered)
+    count = max(1, int(len(ordered) * min(1.0, QUICK_VOXELS / total)))
+    return [ordered[int(k * len(ordered) / count)] for k in range(count)]
 
 
 def validate(
@@ -429,7 +433,7 @@ def model_meta(
     trainer: training.Trainer,
     settings: clustering.Settings,
     scores: dict,
-    args: "argparse.Namespace",  # noqa: F821
+    args: argparse.Namespace,
     train: Sequence[patches.Annotated],
     validation: Sequence[patches.Annotated],
 ) -> dict:
@@ -494,7 +498,7 @@ def card(meta: dict) -> str:
         f"{fit['crop_px']} px, {fit['minutes']} minutes, seed {fit['seed']} |",
         f"| validation, pooled | AP50 {scores['ap50']}, AP75 {scores['ap75']}, "
         f"mean AP 0.5:0.95 {scores['ap_mean']}, F1 {scores['f1_50']} |",
-        f"| thresholds, fitted on the same validation images | `{json.dumps(meta['clustering'])}` |",
+        f"| thresholds, fitted on these | `{json.dumps(meta['clustering'])}` |",
         f"| stride, dependency radius, block, px | {meta['stride']}, {meta['radius']}, "
         f"{meta['block']} |",
         f"| licence of the data | {meta['licence']} |",
@@ -504,7 +508,7 @@ def card(meta: dict) -> str:
     return "\n".join(lines)
 
 
-def write_curves(history: Sequence[dict], args: "argparse.Namespace") -> None:  # noqa: F821
+def write_curves(history: Sequence[dict], args: argparse.Namespace) -> None:
     """Write losses and scores as CSV and figure."""
     if args.curves_csv:
         names = list(dict.fromkeys(name for row in history for name in row))

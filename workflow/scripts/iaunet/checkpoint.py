@@ -40,7 +40,9 @@ def resolve(name_or_path: str | Path, models_dir: Path | None) -> Path:
         return named
     if Path(text).is_file():
         return Path(text)
-    known = [] if models_dir is None else sorted(p.stem for p in Path(models_dir).glob(f"*{SUFFIX}"))
+    known = (
+        [] if models_dir is None else sorted(p.stem for p in Path(models_dir).glob(f"*{SUFFIX}"))
+    )
     raise InputError(
         f"model '{text}': no such file and no shipped model of that name; "
         f"shipped: {', '.join(known) or 'none'}"
@@ -86,7 +88,9 @@ def _read_header(path: Path) -> tuple[dict, dict]:
     if text is None:
         raise InputError(f"{path}: safetensors of another program; needs a model of train.py")
     if size != 8 + length + end:
-        raise InputError(f"{path}: truncated: {size} bytes, needs {8 + length + end}; copy it again")
+        raise InputError(
+            f"{path}: truncated: {size} bytes, needs {8 + length + end}; copy it again"
+        )
     return _checked(path, text), header
 
 
@@ -144,12 +148,16 @@ def load(path: Path) -> tuple["IAUNet", dict]:  # noqa: F821
     except (SafetensorError, TypeError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: not a usable model: {error}") from error
     except RuntimeError as error:
-        raise InputError(f"{path}: weights of another architecture than its metadata say") from error
+        raise InputError(
+            f"{path}: weights of another architecture than its metadata say"
+        ) from error
     declared = {"stride": model.stride, "id_stride": model.id_stride}
     declared["radius"] = net.dependency_radius(model)
     for key, found in declared.items():
         if list(found) != list(meta[key]):
-            raise InputError(f"{path}: metadata say {key} {meta[key]}, the network has {list(found)}")
+            raise InputError(
+                f"{path}: metadata say {key} {meta[key]}, the network has {list(found)}"
+            )
     if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise InputError(f"{path}: the weights hold NaN or infinity")
     return model.eval(), meta

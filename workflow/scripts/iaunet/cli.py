@@ -37,7 +37,9 @@ def base_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_sizes(parser: argparse.ArgumentParser, option: str, text: str, words: Sequence[str]) -> None:
+def add_sizes(
+    parser: argparse.ArgumentParser, option: str, text: str, words: Sequence[str]
+) -> None:
     """Add an option that takes one number per axis, or one of `words`."""
     parser.add_argument(
         option,
@@ -113,7 +115,7 @@ class Recorder:
             "started": round(self.started, 3),
             "seconds": round(time.perf_counter() - self.clock, 3),
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
-            "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
+            "peak_memory_mb": peak_memory_mb(),
             "host": platform.node(),
             "python": platform.python_version(),
             "packages": package_versions(),
@@ -126,6 +128,19 @@ class Recorder:
         if self.path is not None:
             with write_whole(self.path) as partial:
                 partial.write_text(json.dumps(self.facts(**more), indent=1) + "\n")
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident size of this process so far, MiB.
+
+    ``ru_maxrss`` would count the process that started this one, too.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def package_versions() -> dict[str, str]:

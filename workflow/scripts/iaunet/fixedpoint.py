@@ -24,7 +24,13 @@ DTYPE = {
     "lsig": np.dtype("u1"),
     "id": np.dtype("i1"),
 }
-RANGE = {"fg": (0, 255), "seed": (0, 32767), "off": (-32767, 32767), "lsig": (0, 255), "id": (-127, 127)}
+RANGE = {
+    "fg": (0, 255),
+    "seed": (0, 32767),
+    "off": (-32767, 32767),
+    "lsig": (0, 255),
+    "id": (-127, 127),
+}
 FG_FLOOR = 26
 """Where the stored ``fg`` is below this (p < 0.1), the other outputs are stored as 0."""
 

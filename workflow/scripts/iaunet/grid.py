@@ -97,7 +97,8 @@ def grow(box: Box, margin_px: Sequence[int], shape: Sequence[int]) -> Box:
 def shift(box: Box, origin: Sequence[int]) -> Box:
     """Return the box in the coordinates of a window that starts at `origin`."""
     return tuple(
-        slice(side.start - start, side.stop - start) for side, start in zip(box, origin, strict=True)
+        slice(side.start - start, side.stop - start)
+        for side, start in zip(box, origin, strict=True)
     )
 
 

@@ -51,6 +51,7 @@ class Residual(nn.Module):
         self.shortcut = CONV[ndim](fan_in, width, 1, bias=False) if fan_in != width else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (B, width, ...) for (B, fan_in, ...)."""
         skip = x if self.shortcut is None else self.shortcut(x)
         h = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(h)) + skip)
@@ -133,7 +134,9 @@ class IAUNet(nn.Module):
             self.head.bias.zero_()
             self.head.bias[0] = -1.0
             self.head.bias[1] = -2.0
-            self.head.bias[2 + self.ndim :] = torch.tensor([max(1.0, s / 4) for s in max_sigma]).log()
+            self.head.bias[2 + self.ndim :] = torch.tensor(
+                [max(1.0, s / 4) for s in max_sigma]
+            ).log()
 
     @property
     def stride(self) -> tuple[int, ...]:

@@ -79,8 +79,9 @@ def annotate(
 
 
 def _morphology(points: np.ndarray, values: np.ndarray) -> tuple[float, ...]:
-    """Return the features of `MORPHOLOGY`; solidity is size over that of the ellipsoid of
-    equal second moments, which needs no hull.
+    """Return the features of `MORPHOLOGY` of one instance.
+
+    Solidity is its size over that of the ellipsoid of equal second moments: no hull is needed.
     """
     d = points.shape[1]
     spread = np.cov(points.T, bias=True).reshape(d, d) + np.eye(d) / 12
@@ -137,7 +138,7 @@ class Sampler:
         weight = np.array([groups.count(group) ** -0.5 for group in groups])
         weight *= np.array([max(1, image.n) ** 0.25 for image in images])
         self.weight = weight / weight.sum()
-        self.diameter = [_median_diameter(image) for image in images]
+        self.diameter = [median_diameter(image) for image in images]
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """Return the batch of a step.
@@ -171,7 +172,9 @@ class Sampler:
             image = ndimage.gaussian_filter(image, rng.uniform(0.3, 1.5))
             image = 0.45 + (image - 0.45) * 0.22 / max(image.std(), 1e-6)
         if rng.random() < 0.5:
-            field = ndimage.zoom(rng.normal(0, 0.2, (4,) * d), [s / 4 for s in self.crop_px], order=1)
+            field = ndimage.zoom(
+                rng.normal(0, 0.2, (4,) * d), [s / 4 for s in self.crop_px], order=1
+            )
             image = image * rng.uniform(0.2, 1) + field
         return {
             "image": np.clip(image, -0.5, 2)[None].astype(np.float32),
@@ -243,7 +246,8 @@ class Sampler:
         }
 
 
-def _median_diameter(image: Annotated) -> float:
+def median_diameter(image: Annotated) -> float:
+    """Return the diameter of the disc or ball of the median size, px; infinite without objects."""
     if not image.n:
         return np.inf
     d = image.image.ndim

@@ -95,7 +95,9 @@ def _triplet(
     semi_hard: bool,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     where = instances.where
-    cells = [torch.div(p, s, rounding_mode="floor") for p, s in zip(where[1:], id_stride, strict=True)]
+    cells = [
+        torch.div(p, s, rounding_mode="floor") for p, s in zip(where[1:], id_stride, strict=True)
+    ]
     per_voxel = id_map.movedim(1, -1)[(where[0], *cells)]  # (P, 16)
     z = torch.nn.functional.normalize(instances.mean(per_voxel), dim=1, eps=1e-6)
     pair = batch["pair"][instances.crop]

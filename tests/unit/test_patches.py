@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from iaunet import patches
+
+PLAIN = patches.Augmentation(zoom=(1, 1), small_px=0, zoom_small=1, anisotropy=1, empty=0)
+WILD = patches.Augmentation(zoom=(0.6, 1.8), small_px=99, zoom_small=3, anisotropy=1.3, empty=0)
+
+
+def annotated(shape, n, rng):
+    labels = np.zeros(shape, np.int32)
+    for label in range(1, n + 1):
+        box = tuple(slice(s, s + rng.integers(4, 9)) for s in rng.integers(0, np.array(shape) - 9))
+        labels[box] = 10 * label
+    image = rng.normal(0.2, 0.1, shape).astype(np.float32) + (labels > 0)
+    return patches.annotate("drawn", "g", image, labels, (1.0,) * len(shape))
+
+
+@pytest.mark.parametrize("shape", [(60, 50), (16, 40, 44)], ids=["2d", "3d"])
+def test_annotation_measures_every_instance(shape, rng):
+    found = annotated(shape, 7, rng)
+    assert sorted(np.unique(found.labels)) == list(range(found.n + 1))
+    for label in range(1, found.n + 1):
+        inside = found.labels == label
+        assert found.size[label] == inside.sum()
+        assert found.labels[tuple(found.centre[label].astype(int))] == label
+        distance = ndimage.distance_transform_edt(np.pad(inside, 1))[(slice(1, -1),) * len(shape)]
+        expected = np.rint(255 * distance[inside] / distance.max()).clip(1)
+        np.testing.assert_array_equal(found.depth[inside], expected)
+    assert (found.depth[found.labels == 0] == 0).all()
+
+
+def test_an_image_without_objects_can_be_annotated():
+    found = patches.annotate("e", "e", np.zeros((9, 9), np.float32), np.zeros((9, 9), int), (1, 1))
+    assert found.n == 0
+
+
+@pytest.mark.parametrize("augmentation", [PLAIN, WILD], ids=["plain", "wild"])
+@pytest.mark.parametrize(
+    ("shape", "crop"), [((80, 90), (32, 32)), ((20, 60, 50), (8, 24, 24))], ids=["2d", "3d"]
+)
+def test_centres_stay_on_their_instances_through_all_augmentation(shape, crop, augmentation, rng):
+    image = annotated(shape, 6, rng)
+    sampler = patches.Sampler([image], crop, 4, augmentation, seed=3)
+    checked = 0
+    for step in range(6):
+        batch = sampler.batch(step)
+        for labels, centre in zip(batch["labels"].numpy(), batch["centre"].numpy(), strict=True):
+            for label in np.unique(labels[labels > 0]):
+                middle = centre[(slice(None), *np.argwhere(labels == label)[0])]
+                at = np.rint(middle).astype(int)
+                if ((at >= 1) & (at < np.array(crop) - 1)).all():
+                    around = tuple(slice(a - 1, a + 2) for a in at)
+                    assert (labels[around] == label).any()
+                    checked += 1
+    assert checked > 10
+
+
+def test_both_views_of_a_pair_place_an_instance_at_the_same_spot(rng):
+    image = annotated((90, 90), 6, rng)
+    sampler = patches.Sampler([image], (40, 40), 3, WILD, seed=1)
+    both = 0
+    for step in range(5):
+        batch = sampler.batch(step)
+        for k in range(0, 6, 2):
+            spots = []
+            for view in (k, k + 1):
+                labels, centre = batch["labels"][view].numpy(), batch["centre"][view].numpy()
+                shift = batch["shift"][view].numpy()
+                spots.append(
+                    {
+                        label: centre[(slice(None), *np.argwhere(labels == label)[0])] + shift
+                        for label in np.unique(labels[labels > 0])
+                    }
+                )
+            for label in set(spots[0]) & set(spots[1]):
+                np.testing.assert_allclose(spots[0][label], spots[1][label], atol=1e-3)
+                both += 1
+    assert both > 5
+
+
+def test_a_batch_depends_on_seed_and_step_alone(rng):
+    image = annotated((60, 60), 5, rng)
+    one = patches.Sampler([image], (32, 32), 2, WILD, seed=7)
+    other = patches.Sampler([image], (32, 32), 2, WILD, seed=7)
+    one.batch(0)
+    a, b = one.batch(5), other.batch(5)
+    for key in ("image", "labels", "depth", "centre"):
+        assert bool((a[key] == b[key]).all()), key
+    assert not bool((one.batch(6)["image"] == a["image"]).all())
+
+
+def test_crops_larger_than_the_image_are_filled_with_background(rng):
+    image = annotated((20, 24), 2, rng)
+    batch = patches.Sampler([image], (64, 64), 1, PLAIN, seed=0).batch(0)
+    assert batch["image"].shape == (2, 1, 64, 64)
+    assert set(np.unique(batch["labels"])) <= {0, 1, 2}
+    assert int((batch["labels"][0] > 0).sum()) == int((image.labels > 0).sum())
+
+
+def test_empty_crops_hold_no_label(rng):
+    image = annotated((60, 60), 5, rng)
+    only_empty = patches.Augmentation(
+        zoom=(1, 1), small_px=0, zoom_small=1, anisotropy=1, empty=1.0
+    )
+    batch = patches.Sampler([image], (32, 32), 2, only_empty, seed=0).batch(0)
+    assert not bool(batch["labels"].any())
+    assert bool(batch["image"].isfinite().all())

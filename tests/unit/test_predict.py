@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+
+from iaunet import fixedpoint, grid, predict
+from iaunet.net import dependency_radius
+from nets import BLOCK, small_net
+
+SHAPE = {2: (150, 137), 3: (21, 70, 66)}
+CORES = {2: [(8, 8), (40, 24), (64, 64), (152, 144)], 3: [(4, 16, 16), (16, 32, 32), (24, 72, 72)]}
+
+
+def exact_halo(net):
+    return tuple(-(-r // s) * s for r, s in zip(dependency_radius(net), net.stride, strict=True))
+
+
+def blocks_of(net, image, threads=1, block=None):
+    ndim = image.ndim
+    return predict.Blocks(
+        net,
+        lambda box: image[box],
+        shape=image.shape,
+        block_px=block or BLOCK[ndim],
+        halo_px=exact_halo(net),
+        threads=threads,
+    )
+
+
+def assembled(net, image, core_px, **options):
+    """Rebuild the whole image's outputs from the cores of a tiling."""
+    whole = {}
+    tiles = list(grid.tiles(image.shape, core_px))
+    found = blocks_of(net, image, **options).of_cores([tile.core for tile in tiles])
+    for tile, outputs in zip(tiles, found, strict=True):
+        for name, array in outputs.items():
+            box = predict.cells_of(tile.core, net.id_stride) if name == "id" else tile.core
+            shape = (
+                [-(-n // s) for n, s in zip(image.shape, net.id_stride, strict=True)]
+                if name == "id"
+                else image.shape
+            )
+            lead = array.shape[: array.ndim - image.ndim]
+            whole.setdefault(name, np.zeros((*lead, *shape), array.dtype))[(..., *box)] = array
+    return whole
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_neither_tiles_nor_threads_change_one_bit_of_the_outputs(ndim, rng):
+    net = small_net(ndim)
+    image = rng.normal(0.4, 0.4, SHAPE[ndim]).astype(np.float32)
+    first = None
+    for k, core in enumerate(CORES[ndim]):
+        found = assembled(net, image, core, threads=1 + k % 3)
+        first = first or found
+        for name, array in first.items():
+            np.testing.assert_array_equal(array, found[name], err_msg=f"{name}, core {core}")
+    assert first["fg"].std() > 1
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_blocks_give_what_the_network_gives_for_the_whole_image(ndim, rng):
+    net = small_net(ndim)
+    image = rng.normal(0.4, 0.4, SHAPE[ndim]).astype(np.float32)
+    tiled = assembled(net, image, CORES[ndim][1])
+    whole = predict.whole(net, image)
+    for name, array in whole.items():
+        # Kernels may add in another order for another window: the last bit of a float, hence
+        # at most the last step of a fixed-point number.
+        away = np.abs(array.astype(int) - tiled[name])
+        hidden = (array == 0) != (tiled[name] == 0)
+        assert away[~hidden].max(initial=0) <= 1, name
+        assert hidden.mean() < 1e-4, name
+
+
+def test_a_halo_below_the_radius_does_change_the_outputs(rng):
+    net = small_net(2)
+    image = rng.normal(0.4, 0.4, SHAPE[2]).astype(np.float32)
+    exact = assembled(net, image, (64, 64))
+    blocks = predict.Blocks(
+        net,
+        lambda box: image[box],
+        shape=image.shape,
+        block_px=BLOCK[2],
+        halo_px=net.stride,
+        threads=1,
+    )
+    near = next(blocks.of_cores([(slice(0, 64), slice(0, 64))]))
+    assert (near["fg"] != exact["fg"][:64, :64]).any()
+
+
+def test_an_image_smaller_than_the_stride_has_outputs(rng):
+    net = small_net(2)
+    found = assembled(net, rng.normal(size=(3, 5)).astype(np.float32), (8, 8))
+    assert found["fg"].shape == (3, 5)
+    assert found["id"].shape == (16, 1, 2)
+
+
+def test_outputs_are_hidden_exactly_where_there_is_no_foreground(rng):
+    fixed = {
+        "fg": rng.integers(0, 60, (8, 8)).astype(np.uint8),
+        "seed": np.full((8, 8), 9, np.uint16),
+        "off": np.full((2, 8, 8), -5, np.int16),
+        "lsig": np.full((2, 8, 8), 7, np.uint8),
+        "id": np.full((16, 2, 2), 3, np.int8),
+    }
+    fixed["fg"][:4, 4:] = 0
+    shown = predict.hide_background(fixed)
+    background = fixed["fg"] < fixedpoint.FG_FLOOR
+    for name in ("seed", "off", "lsig"):
+        assert (shown[name][..., background] == 0).all()
+        assert (shown[name][..., ~background] == fixed[name][..., ~background]).all()
+    assert (shown["id"][:, 0, 1] == 0).all()
+    assert (shown["id"][:, 0, 0] == 3).all()
+
+
+def test_a_halo_off_the_stride_is_our_mistake():
+    with pytest.raises(ValueError, match=r"halo .* no multiple of stride"):
+        predict.Blocks(
+            small_net(2), None, shape=(9, 9), block_px=(64, 64), halo_px=(7, 8), threads=1
+        )
+
+
+def test_a_device_that_is_not_there_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ValueError, match="'cuda:0' is not there: 0 CUDA devices"):
+        predict.pick_device("cuda:0")
+    assert predict.pick_device("auto").type == "cpu"

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+
+from iaunet import patches, training
+from iaunet.errors import InputError
+from nets import small_net
+
+PLAIN = patches.Augmentation(zoom=(0.8, 1.2), small_px=0, zoom_small=1, anisotropy=1, empty=0.1)
+
+
+def recipe(**change):
+    options = {
+        "weights": dict.fromkeys(("mask", "seed", "instance", "variance", "vote", "triplet"), 1.0),
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-4,
+        "boundary": 1.0,
+        "vote_px": 2.0,
+        "window_px": (16, 16),
+        "instances": 4,
+        "neighbours_px": 40.0,
+        "id_gradient": 0.1,
+        "ema": 0.99,
+        "bf16": False,
+    }
+    return training.Recipe(**(options | change))
+
+
+@pytest.fixture
+def sampler(rng):
+    labels = np.zeros((64, 64), np.int32)
+    for k in range(9):
+        y, x = 20 * (k // 3) + 3, 20 * (k % 3) + 3
+        labels[y : y + 10, x : x + 8] = k + 1
+    image = (0.1 * rng.normal(size=labels.shape) + (labels > 0)).astype(np.float32)
+    found = patches.annotate("a", "a", image, labels, (1.0, 1.0))
+    return patches.Sampler([found], (32, 32), 2, PLAIN, seed=0)
+
+
+def run(trainer, sampler, until):
+    while trainer.step < until:
+        trainer.train_step(sampler.batch(trainer.step), trainer.step / 10)
+    return trainer
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(sampler, tmp_path):
+    torch.set_num_threads(1)
+    unbroken = run(training.Trainer(small_net(2), recipe(), 1), sampler, 8)
+    killed = run(training.Trainer(small_net(2), recipe(), 1), sampler, 4)
+    killed.save(tmp_path / "checkpoint.safetensors")
+    resumed = training.Trainer(small_net(2, seed=9), recipe(), 1)
+    resumed.load(tmp_path / "checkpoint.safetensors")
+    run(resumed, sampler, 8)
+    for key, value in unbroken.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[key]), key
+    for key, value in unbroken.average.state.items():
+        assert torch.equal(value, resumed.average.state[key]), key
+
+
+def test_steps_lower_the_loss(sampler):
+    trainer = training.Trainer(small_net(2), recipe(learning_rate=1e-2), 1)
+    batch = sampler.batch(1)
+    first = trainer.train_step(batch, 0.3)
+    for _ in range(40):
+        last = trainer.train_step(batch, 0.3)
+    names = trainer.recipe.weights
+    assert sum(last[name] for name in names) < 0.8 * sum(first[name] for name in names)
+
+
+def test_a_term_that_is_not_finite_stops_and_is_named(sampler):
+    trainer = training.Trainer(small_net(2), recipe(), 1)
+    before = {k: v.clone() for k, v in trainer.net.named_parameters()}
+    batch = sampler.batch(0)
+    batch["depth"][:] = float("nan")
+    with pytest.raises(FloatingPointError, match="loss term 'seed' is not finite at step 0"):
+        trainer.train_step(batch, 0.5)
+    assert all(torch.equal(before[k], v) for k, v in trainer.net.named_parameters())
+
+
+def test_a_damaged_checkpoint_and_one_of_another_network_are_refused(sampler, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    trainer = training.Trainer(small_net(2), recipe(), 1)
+    trainer.save(path)
+    with pytest.raises(InputError, match="checkpoint of another network"):
+        training.Trainer(small_net(3), recipe(window_px=(4, 8, 8)), 1).load(path)
+    with pytest.raises(InputError, match="seed 1, this run has 2"):
+        training.Trainer(small_net(2), recipe(), 2).load(path)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match="damaged checkpoint"):
+        trainer.load(path)
+
+
+def test_learning_rate_warms_up_and_ends_at_one_percent():
+    rates = [training.learning_rate_factor(p) for p in (0, 0.015, 0.03, 0.5, 1.0, 1.2)]
+    assert rates[0] == 0.01
+    assert rates[2] == max(rates) == 1.0
+    assert rates[4] == rates[5] == pytest.approx(0.01)
+
+
+def test_prefetch_hands_on_batches_in_order_and_errors():
+    def make(step):
+        if step == 5:
+            raise ValueError("no such batch")
+        return {"step": step}
+
+    prefetch = training.Prefetch(make, 3)
+    assert [prefetch.next()["step"] for _ in range(2)] == [3, 4]
+    with pytest.raises(ValueError, match="no such batch"):
+        prefetch.next()
+    prefetch.close()
