@@ -1,3 +1,4 @@
+import json
 import math
 import re
 import struct
@@ -279,6 +280,34 @@ def test_ome_zarr_of_both_versions_is_read(tmp_path, version, axes, rng):
         np.testing.assert_array_equal(by_name.read(), image.read())
 
 
+def test_the_images_of_a_plate_and_of_bioformats2raw_are_scenes(tmp_path, rng):
+    first, second = drawn((8, 9), np.uint8, rng), drawn((7, 5), np.uint8, rng)
+    plate = zarr.create_group(tmp_path / "plate.zarr")
+    plate.attrs["ome"] = {"version": "0.5", "plate": {"wells": [{"path": "A/1"}]}}
+    well = plate.create_group("A/1")
+    well.attrs["ome"] = {"version": "0.5", "well": {"images": [{"path": "0"}, {"path": "1"}]}}
+    layout = zarr.create_group(tmp_path / "layout.zarr")
+    layout.attrs["ome"] = {"version": "0.5", "bioformats2raw.layout": 3}
+    for folder in (tmp_path / "plate.zarr/A/1", tmp_path / "layout.zarr"):
+        ome_zarr(folder / "0", first, "yx")
+        ome_zarr(folder / "1", second, "yx")
+    with pytest.raises(InputError, match=r"has 2 scenes: 0 \(A/1/0\), 1 \(A/1/1\)"):
+        images.open_image(tmp_path / "plate.zarr")
+    for path, scene in (("plate.zarr", "A/1/1"), ("plate.zarr", 1), ("layout.zarr", "1")):
+        assert_reads(images.open_image(tmp_path / path, scene=scene), second, rng)
+
+
+def test_a_missing_file_of_a_multi_file_ome_tiff_is_told(tmp_path, rng):
+    values = drawn((2, 8, 9), np.uint8, rng)
+    tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata={"axes": "ZYX"})
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        xml = file.ome_metadata
+    xml = xml.replace('SizeZ="2"', 'SizeZ="3"')
+    tifffile.imwrite(tmp_path / "b.ome.tif", values, description=xml, metadata=None)
+    with pytest.raises(InputError, match=r"missing|truncated|damaged"):
+        images.open_image(tmp_path / "b.ome.tif").read()
+
+
 def test_a_scale_without_unit_is_no_pixel_size(tmp_path, rng):
     path = ome_zarr(tmp_path / "a.zarr", drawn((8, 8), np.uint8, rng), "yx", unit=None)
     assert images.open_image(path).pixel_um is None
@@ -340,6 +369,43 @@ def test_a_damaged_zarr_is_told(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="Zarr"):
         images.open_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            ("shape",),
+            [10**7, 10**7],
+            "declares 100,000,000,000,000 bytes of pixels",
+        ),
+        (("chunk_grid", "configuration", "chunk_shape"), [0, 4], "Zarr"),
+        (("data_type",), "complex64", "pixels are complex64"),
+        (("codecs",), [{"name": "unheard"}], "Zarr"),
+    ],
+)
+def test_senseless_zarr_metadata_are_told(tmp_path, key, value, message, rng):
+    path = ome_zarr(tmp_path / "a.zarr", drawn((8, 8), np.uint8, rng), "yx")
+    described = json.loads((path / "0/zarr.json").read_text())
+    node = described
+    for name in key[:-1]:
+        node = node[name]
+    node[key[-1]] = value
+    if value == "complex64":
+        described["fill_value"] = [0, 0]
+    (path / "0/zarr.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=message):
+        images.open_image(path)
+
+
+@pytest.mark.parametrize("axes", [["y", "y"], ["x"], [None, 3], ["y", "x", "z"]])
+def test_senseless_axes_are_told(tmp_path, axes, rng):
+    path = ome_zarr(tmp_path / "a.zarr", drawn((8, 8), np.uint8, rng), "yx")
+    described = json.loads((path / "zarr.json").read_text())
+    described["attributes"]["ome"]["multiscales"][0]["axes"] = [{"name": one} for one in axes]
+    (path / "zarr.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"ax[ei]s"):
+        images.open_image(path)
 
 
 # Choices
@@ -450,7 +516,16 @@ def test_a_truncated_multi_page_tiff_is_told(tmp_path, rng):
 def test_a_truncated_png_is_told(tmp_path, rng):
     content = imagecodecs.png_encode(drawn((60, 60), np.uint8, rng))
     (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="damaged PNG"):
+    with pytest.raises(InputError, match="damaged or truncated PNG"):
+        images.open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("at", [20, 60, -30, -3])
+def test_a_damaged_png_is_told(tmp_path, at, rng):
+    content = bytearray(imagecodecs.png_encode(drawn((60, 60), np.uint8, rng)))
+    content[at] ^= 1
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match="PNG"):
         images.open_image(tmp_path / "a.png")
 
 

@@ -59,20 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{args.image}: has {image.ndim} axes ({' '.join(image.axes)}, shape {image.shape}), "
             f"the model {args.model.name} needs {meta['ndim']}; choose another model"
         )
-    core = core_px(args.core_px, meta)
-    halo = halo_px(args.halo, meta, core)
+    tiling = tile_geometry(args, meta, image.shape)
     pixel_um, warnings = pixel_size(image, args)
-    n_tiles = grid.n_tiles(image.shape, core)
-    exact = halo_px(["exact"], meta, core)
-    source = {
-        "path": str(args.image),
-        "bytes": source_bytes(args.image),
-        "sha256": source_sha256(args.image),
-        "format": image.format,
-        "scene": image.scene,
-        "frame": image.frame,
-        "channel": image.channel,
-    }
     with cli.write_whole(args.output) as partial:
         limits = write_store(partial, image, args.name, pixel_um, args.percentiles)
         warnings += [*limit_warnings(limits, args.percentiles), *image.warnings]
@@ -87,15 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "limits": [limits.low, limits.high],
             "range": [limits.minimum, limits.maximum],
             "constant": limits.constant,
-            "core": core,
-            "halo": halo,
-            "exact_halo": all(a >= b for a, b in zip(halo, exact, strict=True)),
-            "stride": meta["stride"],
-            "n_batches": args.batches,
-            "batches": grid.batches(n_tiles, args.batches),
-            "n_tiles": n_tiles,
+            **tiling,
             "model": {"name": meta["name"], "sha256": checkpoint.sha256(args.model)},
-            "source": source,
+            "source": source(image, args.image),
             "warnings": warnings,
             "percentiles": args.percentiles,
         }
@@ -105,17 +87,41 @@ def main(argv: Sequence[str] | None = None) -> None:
         partial.write_text(json.dumps(description, indent=1) + "\n")
     for warning in warnings:
         log.warning("%s: %s", args.image, warning)
-    log.info(
-        "%s: %s %s, limits %g to %g, %d tiles in %d batches",
-        args.image,
-        image.shape,
-        image.dtype,
-        limits.low,
-        limits.high,
-        n_tiles,
-        args.batches,
-    )
+    low, high = description["limits"]
+    text = "%s: %s %s, limits %g to %g, %d tiles in %d batches"
+    n_tiles = tiling["n_tiles"]
+    log.info(text, args.image, image.shape, image.dtype, low, high, n_tiles, args.batches)
     recorder.write(n_tiles=n_tiles, shape=image.shape)
+
+
+def tile_geometry(args: argparse.Namespace, meta: dict, shape: Sequence[int]) -> dict[str, object]:
+    """Return the part of tiles.json that says how the image is divided."""
+    core = core_px(args.core_px, meta)
+    halo = halo_px(args.halo, meta, core)
+    exact = halo_px(["exact"], meta, core)
+    n_tiles = grid.n_tiles(shape, core)
+    return {
+        "core": core,
+        "halo": halo,
+        "exact_halo": all(a >= b for a, b in zip(halo, exact, strict=True)),
+        "stride": meta["stride"],
+        "n_batches": args.batches,
+        "batches": grid.batches(n_tiles, args.batches),
+        "n_tiles": n_tiles,
+    }
+
+
+def source(image: images.Image, path: Path) -> dict[str, object]:
+    """Return what was read: file, checksum and the choices within it."""
+    return {
+        "path": str(path),
+        "bytes": source_bytes(path),
+        "sha256": source_sha256(path),
+        "format": image.format,
+        "scene": image.scene,
+        "frame": image.frame,
+        "channel": image.channel,
+    }
 
 
 def core_px(values: Sequence[str | int], meta: dict) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,12 +229,26 @@ def _png(path: Path, start: bytes, header_only: bool) -> Scene:
         return Scene(path.stem, axes, shape, dtype, read=lambda box: np.empty(0))
     import imagecodecs
 
+    content = path.read_bytes()
+    _check_png(path, content)
     try:
-        values = imagecodecs.png_decode(path.read_bytes())
+        values = imagecodecs.png_decode(content)
     except Exception as error:  # libpng's messages arrive as several classes
         raise InputError(f"{path}: damaged PNG ({error}); copy or export it again") from error
     axes = "yx" if values.ndim == 2 else "yxs"
     return Scene(path.stem, axes, values.shape, values.dtype, read=lambda box: values[box])
+
+
+def _check_png(path: Path, content: bytes) -> None:
+    """Refuse damaged chunks: the decoder would only warn and return other pixels."""
+    at, kind = len(PNG_MAGIC), b""
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", content[at : at + 8].ljust(8, b"\0"))
+        end = at + 8 + length
+        chunk, checksum = content[at + 4 : end], content[end : end + 4]
+        if len(checksum) < 4 or zlib.crc32(chunk) != struct.unpack(">I", checksum)[0]:
+            raise InputError(f"{path}: damaged or truncated PNG; copy or export it again")
+        at += 12 + length
 
 
 def _check(path: Path, scene: Scene) -> None:
@@ -248,6 +263,7 @@ def _check(path: Path, scene: Scene) -> None:
         raise InputError(
             f"{path}: pixels are {scene.dtype}; need integers or floats, save the image as such"
         )
+    scene.check()
 
 
 def _axes(path: Path, scene: Scene) -> str:

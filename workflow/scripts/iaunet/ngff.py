@@ -11,7 +11,7 @@ import zarr
 
 from iaunet.errors import InputError
 from iaunet.grid import Box
-from iaunet.scenes import Scene, to_um
+from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
 
 METADATA_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
@@ -86,7 +86,7 @@ def _multiscale_scenes(path: Path, group: zarr.Group, attributes: Mapping) -> It
             )
         axes = _letters([axis["name"] for axis in described])
         scene = _scene(
-            path / array.path,
+            path / multiscale["datasets"][0]["path"],
             multiscale.get("name") or f"{path.name}" + (f" {index}" if index else ""),
             array,
             axes,
@@ -134,8 +134,6 @@ def _scene(
     is_label: bool = False,
 ) -> Scene:
     chunks = _Chunks(folder, array, axes, smallest)
-    if not is_label:
-        chunks.check_any()
     return Scene(
         name=name,
         axes=axes,
@@ -143,6 +141,7 @@ def _scene(
         dtype=np.dtype(array.dtype),
         read=chunks.read,
         warnings=chunks.warnings,
+        check=(lambda: None) if is_label else chunks.check_any,
     )
 
 
@@ -163,20 +162,32 @@ class _Chunks:
         self.axes = axes
         self.smallest = smallest if smallest is not None and smallest.path != array.path else None
         self.grid = tuple(array.shards or array.chunks)
+        if min(self.grid, default=1) < 1 or min(array.shape, default=0) < 0:
+            raise InputError(f"{folder}: damaged Zarr: chunks of {self.grid}, shape {array.shape}")
         self.absent: set[tuple[int, ...]] = set()
         self.warnings: list[str] = []
 
     def check_any(self) -> None:
-        """Refuse an array of which no chunk is there."""
-        if math.prod(self.array.shape) == 0:
-            return
-        for _, _, names in os.walk(self.folder):  # lazily: there may be millions
-            if any(name not in METADATA_FILES and not name.startswith(".") for name in names):
+        """Refuse an array of which no chunk is there, or far too little for its shape."""
+        declared = math.prod(self.array.shape) * self.array.dtype.itemsize
+        plausible = declared // LARGEST_RATIO if declared > LARGEST_UNCHECKED else 1
+        found = 0
+        for root, _, names in os.walk(self.folder):  # lazily: there may be millions
+            for name in names:
+                if name not in METADATA_FILES and not name.startswith("."):
+                    found += (Path(root) / name).stat().st_size
+            if found >= plausible:
                 return
-        raise InputError(
-            f"{self.folder}: no chunk of this array is there, only its metadata; copy the whole "
-            "OME-Zarr again"
-        )
+        if found:
+            raise InputError(
+                f"{self.folder}: declares {declared:,} bytes of pixels, but its chunks have "
+                f"{found:,} bytes; copy the whole OME-Zarr again"
+            )
+        if declared:
+            raise InputError(
+                f"{self.folder}: no chunk of this array is there, only its metadata; copy the "
+                "whole OME-Zarr again"
+            )
 
     def read(self, box: Box) -> np.ndarray:
         """Return the values of a box."""

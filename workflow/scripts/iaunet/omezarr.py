@@ -23,7 +23,7 @@ VERSION = "0.5"
 SMALLEST_LEVEL_PX = 256
 INNER_PX = {2: (256, 256), 3: (16, 128, 128)}
 SHARD_PX = {2: (1024, 1024), 3: (16, 512, 512)}
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 4 << 20
 
 Reduction = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 

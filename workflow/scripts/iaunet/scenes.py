@@ -8,6 +8,10 @@ import numpy as np
 
 from iaunet.grid import Box
 
+# No real image is compressed 20,000 times: where more is declared, data are missing.
+LARGEST_RATIO = 20_000
+LARGEST_UNCHECKED = 1 << 32
+
 UM_PER_UNIT = {
     "nm": 1e-3,
     "nanometer": 1e-3,
@@ -56,6 +60,8 @@ class Scene:
         Filled while opening and while reading.
     full_rows : bool
         Whole rows are decoded at once (compressed strips), so narrow boxes are costly.
+    check : function
+        Raises an `InputError` where the pixels of this scene are not there.
     """
 
     name: str
@@ -67,6 +73,7 @@ class Scene:
     pixel_um: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     full_rows: bool = False
+    check: Callable[[], None] = lambda: None
 
     @property
     def stored_bytes(self) -> int:

@@ -14,7 +14,7 @@ import tifffile
 
 from iaunet.errors import InputError
 from iaunet.grid import Box, box_shape, intersection, origin, shift
-from iaunet.scenes import Scene, to_um
+from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LARGEST_SEGMENT = 1 << 31
@@ -201,7 +201,7 @@ class _Pages:
         self.cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self.n_pages = len(series.pages)
         declared = math.prod(self.shape) * self.dtype.itemsize
-        if declared > (1 << 32) and declared > 20_000 * self.file_bytes:
+        if declared > LARGEST_UNCHECKED and declared > LARGEST_RATIO * self.file_bytes:
             raise InputError(
                 f"{path}: declares {declared:,} bytes of pixels but has {self.file_bytes:,} bytes; "
                 "the file is truncated or damaged"
@@ -209,6 +209,10 @@ class _Pages:
         self.offset = series.dataoffset
         if self.offset is not None:
             self._check_extent(self.offset, declared, self.file_bytes)
+        if self.keyframe.is_tiled:
+            size = (self.keyframe.tilelength, self.keyframe.tilewidth, self.keyframe.tiledepth)
+            if not all(isinstance(n, int) and n > 0 for n in size):
+                raise InputError(f"{path}: damaged TIFF: tiles of {size}; export the file again")
         page_size = math.prod(self.keyframe.shaped)
         self.split = next(
             (k for k in range(len(self.shape) + 1) if math.prod(self.shape[k:]) == page_size), -1
