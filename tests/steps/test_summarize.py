@@ -97,7 +97,7 @@ def test_a_given_reason_wins(folder):
 def test_a_file_that_holds_no_reasons_is_refused(folder, text):
     write(folder, {"a": None})
     (folder / "why.json").write_text(text)
-    with pytest.raises(InputError, match="needs {image: reason}"):
+    with pytest.raises(InputError, match=r"needs {image: reason}"):
         run(folder, "--failures", folder / "why.json")
 
 

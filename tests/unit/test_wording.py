@@ -51,7 +51,7 @@ def test_each_thing_is_warned_of_once():
     ("more", "text"),
     [
         ({"metrics": {"seam_conflicts": 1}}, "disagreed on 1 object$|disagreed on 1 object."),
-        ({"unsure": 0.4}, "40 % of the objects have a confidence below 0.5"),
+        ({"unsure": 0.4}, "40 % of the objects have a confidence below"),
         ({"touching": 0.5}, "50 % of the objects touch the image border"),
         ({"tiles": {"constant": True}}, "constant"),
     ],
@@ -82,3 +82,9 @@ def test_jobs_of_one_step_are_one_row():
 
 def test_a_provenance_without_steps_has_none():
     assert wording.steps({}) == []
+
+
+def test_an_unknown_pixel_size_is_no_reason_to_look():
+    assert wording.serious(["no pixel size along y, x", "no objects", "no objects"]) == [
+        "no objects"
+    ]

@@ -65,8 +65,6 @@ NOT_FINISHED = "not finished"
 MAX_THUMBNAILS = 600
 THUMBNAIL_PX = 96
 ERROR = "error: "
-# Known of every image of many microscopes; no reason to look at it first.
-MINOR = ("pixel size unknown",)
 LOG_BYTES = 65536
 
 
@@ -143,14 +141,9 @@ def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str
         "group": row["group"],
         "status": "failed" if failed else "ok",
         "model": model_name(row, home, metrics or {}),
-        "warnings": warnings,
+        "warnings": wording.serious(warnings),
         "reason": (reason or NOT_FINISHED) if failed else "; ".join(warnings),
     }
-
-
-def needs_look(row: dict) -> bool:
-    """Tell whether an image has warnings that bear on its objects."""
-    return any(warning and not warning.startswith(MINOR) for warning in row["warnings"])
 
 
 def severity(row: dict) -> tuple:
@@ -159,7 +152,7 @@ def severity(row: dict) -> tuple:
     return (
         row["status"] == "ok",
         -(row.get("seam_conflicts") or 0),
-        not needs_look(row),
+        not row["warnings"],
         np.inf if accuracy is None else accuracy,
     )
 
@@ -244,13 +237,15 @@ def page_row(
     """Return one image for the page: what is shown, what is sorted by, where its page lies."""
     home = args.results / row["image"]
     report = home / "report.html"
-    mark = "failed" if row["status"] == "failed" else "look" if needs_look(row) else "ok"
+    mark = "failed" if row["status"] == "failed" else "look" if row["warnings"] else "ok"
     cells = []
     for name in shown:
         value = row.get(name)
         text = score(value) if name in ACCURACY else wording.number(value)
         if name in ("group", "model", "reason"):
             text = value
+        if name == "reason" and row["status"] == "ok":
+            text = "; ".join(row["warnings"])
         kind = {"reason": "long", "group": "wrap", "model": "wrap"}.get(name, "n")
         cells.append({"text": text, "kind": kind, "sort": "" if value is None else str(value)})
     link = os.path.relpath(report, args.output_html.parent) if report.is_file() else None
@@ -289,6 +284,8 @@ def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
         "ap_mean",
     )
     wanted += ("pq", "n_tiles", "seam_conflicts", "seconds", "reason")
+    if len({row["model"] for row in rows} - {""}) == 1:
+        known.discard("model")
     shown = [name for name in wanted if name in known]
     ordered = sorted(rows, key=severity)
     n_failed = sum(row["status"] == "failed" for row in rows)
@@ -299,8 +296,7 @@ def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
     ]
     numeric = {name: "n" for name in shown if name not in ("group", "model", "reason")}
     return {
-        "title": "Segmented images",
-        "subtitle": f"{len(rows):,} images of {args.table.name}",
+        "subtitle": subtitle(rows, args.table),
         "rows": entries,
         "n_failed": n_failed,
         "n_look": sum(entry["mark"] == "look" for entry in entries),
@@ -314,6 +310,14 @@ def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
         "thumbnails": pictures and any(entry["thumbnail"] for entry in entries),
         "version": __version__,
     }
+
+
+def subtitle(rows: Sequence[dict], table: Path) -> str:
+    """Return what was run, in one line."""
+    models = sorted({row["model"] for row in rows} - {""})
+    images = wording.counted(len(rows), "image", "images")
+    used = f", model {', '.join(models)}" if models else ""
+    return f"{images} of {table.name}{used}"
 
 
 def cards(rows: Sequence[dict], n_failed: int) -> list[dict[str, str]]:

@@ -110,3 +110,30 @@ def _svg(figure: Figure) -> bytes:
     # No date: the same numbers give the same bytes.
     figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
+
+
+def training_curves(history: Sequence[dict[str, float]]) -> bytes:
+    """Draw the losses and the validation scores of a training run over its steps, as PNG.
+
+    Each row of `history` has `step`, and what was measured since the row before.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * PANEL_INCHES[0], 1.3 * PANEL_INCHES[1]), layout="tight")
+        left, right = figure.subplots(1, 2)
+        for axis, title, names in (
+            (left, "Loss terms", ("mask", "seed", "instance", "variance", "vote", "triplet")),
+            (right, "Validation", ("ap50", "ap_mean")),
+        ):
+            for name in names:
+                points = [(row["step"], row[name]) for row in history if name in row]
+                if points:
+                    axis.plot(*zip(*points, strict=True), label=name, linewidth=1.5)
+            axis.set_title(title)
+            axis.set_xlabel("step")
+            if axis.lines:
+                axis.legend(frameon=False, fontsize=8)
+        left.set_yscale("log")
+        right.set_ylim(0, 1)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return stream.getvalue()

@@ -1,10 +1,10 @@
 """Numbers and facts of one image in words, for a reader."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-UNSURE = 0.5
-MANY_UNSURE = 0.1
+UNSURE = 0.4
+MANY_UNSURE = 0.25
 MANY_TOUCHING = 0.25
 NAMES = {
     "n_objects": "objects",
@@ -140,7 +140,16 @@ def warnings(
     if touching is not None and touching > MANY_TOUCHING:
         share = f"{100 * touching:.0f} %"
         found.append(f"{share} of the objects touch the image border, which cuts them")
-    return list(dict.fromkeys(f"{text[:1].upper()}{text[1:]}." for text in found))
+    return [f"{text[:1].upper()}{text[1:]}." for text in serious(found)]
+
+
+def serious(found: Sequence[str]) -> list[str]:
+    """Return the warnings that bear on the objects, each once.
+
+    An unknown pixel size does not: it is so for all images of many microscopes, and the page
+    says it beside the sizes.
+    """
+    return [text for text in dict.fromkeys(found) if "pixel size" not in text]
 
 
 def numbers(metrics: dict) -> list[tuple[str, str]]:
