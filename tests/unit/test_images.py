@@ -573,6 +573,15 @@ def test_a_strip_without_data_is_told(tmp_path, rng):
         images.open_image(path).read()
 
 
+def test_a_strip_at_a_senseless_place_is_told(tmp_path, rng):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, drawn((64, 64), np.uint8, rng), compression="zlib")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["StripByteCounts"].overwrite(3.5, dtype="f")
+    with pytest.raises(InputError, match=r"damaged TIFF: 3.5 bytes"):
+        images.open_image(path).read()
+
+
 def test_a_damaged_strip_is_told(tmp_path, rng):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, drawn((64, 64), np.uint8, rng), compression="zlib")

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -253,10 +254,14 @@ class _Pages:
 
     def _check_page(self, index: int) -> None:
         page = self._page(index)
-        ends = [a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=False)]
-        self._check_extent(0, max(ends, default=0), page.parent.filehandle.size)
+        for offset, n_bytes in zip(page.dataoffsets, page.databytecounts, strict=False):
+            self._check_extent(offset, n_bytes, page.parent.filehandle.size)
 
     def _check_extent(self, offset: int, n_bytes: int, file_bytes: int) -> None:
+        if not (isinstance(offset, Integral) and isinstance(n_bytes, Integral)):
+            raise InputError(
+                f"{self.path}: damaged TIFF: {n_bytes!r} bytes at {offset!r}; export it again"
+            )
         if offset + n_bytes > file_bytes:
             raise InputError(
                 f"{self.path}: truncated: its pixels end at byte {offset + n_bytes:,}, the file "
