@@ -33,6 +33,23 @@ def library_version():
     return re.search(r'__version__ = "(.+)"', text).group(1)
 
 
+def with_numbers(value):
+    """Return the value with its texts that are numbers as numbers.
+
+    `--config 'tiling={core_px: [256, 256]}'` arrives as texts.
+    """
+    if isinstance(value, dict):
+        return {key: with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(item) for item in value]
+    for kind in (int, float) if isinstance(value, str) else ():
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
 def is_current(plan):
     """Tell whether no file that the plan rests on has changed since."""
     for path, facts in plan["watch"].items():
@@ -78,13 +95,18 @@ def checked_plan():
     return json.loads(result.stdout)
 
 
+for section in ("tiling", "normalize", "clustering", "stitching"):
+    config[section] = with_numbers(config[section])
+
 VERSION = library_version()
 PLAN = checked_plan()
 IMAGES = PLAN["images"]
 
 
+# The ids that the table may have. Not the ids that it has: Snakemake copies the constraint into
+# every path of every job, and a thousand names make it a quarter slower.
 wildcard_constraints:
-    image="|".join(map(re.escape, IMAGES)) or "(?!)",
+    image="[A-Za-z0-9][A-Za-z0-9._-]*",
     batch="[0-9]+",
 
 
@@ -97,24 +119,31 @@ def scaled(base):
     return resource
 
 
+def row_of(wildcards):
+    """Return the plan of an image."""
+    if wildcards.image not in IMAGES:
+        raise WorkflowError(f"no image '{wildcards.image}' in {PLAN['table']}")
+    return IMAGES[wildcards.image]
+
+
 def image_path(wildcards):
     """Return the file of an image."""
-    return IMAGES[wildcards.image]["path"]
+    return row_of(wildcards)["path"]
 
 
 def model_path(wildcards):
     """Return the model file of an image."""
-    return IMAGES[wildcards.image]["model"]
+    return row_of(wildcards)["model"]
 
 
 def reference_path(wildcards):
     """Return the label image with the true instances, or nothing."""
-    return IMAGES[wildcards.image]["reference"] or []
+    return row_of(wildcards)["reference"] or []
 
 
 def n_batches(wildcards):
     """Return the number of batches of an image."""
-    return IMAGES[wildcards.image]["n_batches"]
+    return row_of(wildcards)["n_batches"]
 
 
 def per_batch(pattern):
@@ -146,7 +175,7 @@ def sizes(key):
 
 def image_options(wildcards):
     """Return the options that choose what to read of an image, as the table says."""
-    row = IMAGES[wildcards.image]
+    row = row_of(wildcards)
     columns = ("channel", "scene", "frame", "pixel_um_z", "pixel_um_y", "pixel_um_x")
     return [
         f"--{column.replace('_', '-')}={row[column]}"

@@ -8,6 +8,7 @@ rule train:
         ),
         csv="results/training/{name}.csv".format(name=config["training"]["name"]),
         png="results/training/{name}.png".format(name=config["training"]["name"]),
+        card="results/training/{name}.md".format(name=config["training"]["name"]),
         record="results/training/{name}.json".format(name=config["training"]["name"]),
     log:
         "logs/train/{name}.log".format(name=config["training"]["name"]),
@@ -28,7 +29,8 @@ rule train:
     shell:
         "python {input.script:q}"
         " --table={input.table:q} --name {params.name} --output {output.model}"
-        " --curves-csv {output.csv} --curves-png {output.png} --work training/{params.name}"
+        " --card {output.card} --curves-csv {output.csv} --curves-png {output.png}"
+        " --work training/{params.name}"
         " --max-minutes {params.minutes} --max-steps {params.steps} --seed {params.seed}"
         " --threads {threads} --record {output.record}"
         " 2> {log}"

@@ -166,6 +166,8 @@ def check_row(run: Run, row: Row, where: str, seen: Mapping[str, int]) -> None:
 def row_files(run: Run, row: Row, where: str, folder: Path) -> dict[str, Path]:
     """Return where image and reference lie; note those that do not exist."""
     files = {}
+    demo = folder.resolve() == (run.repository / "resources").resolve()
+    hint = "; `make setup` draws the demo images" if demo else ""
     for column in ("path", "reference"):
         path = folder / row[column]
         if row[column] and run.watch(path):
@@ -173,7 +175,7 @@ def row_files(run: Run, row: Row, where: str, folder: Path) -> dict[str, Path]:
         elif row[column]:
             run.problems.append(
                 f"{where}, column {column}: no such file {shown(row[column])}; paths are relative "
-                "to the table or absolute"
+                f"to the table or absolute{hint}"
             )
     if len(files) == 2 and files["path"].resolve() == files["reference"].resolve():
         run.problems.append(

@@ -518,7 +518,7 @@ def write_curves(history: Sequence[dict], args: argparse.Namespace) -> None:
             writer.writerows(history)
     if args.curves_png:
         with cli.write_whole(args.curves_png) as partial:
-            figures.save_curves(partial, history)
+            partial.write_bytes(figures.training_curves(history))
 
 
 if __name__ == "__main__":

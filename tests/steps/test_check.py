@@ -1,0 +1,186 @@
+"""Everything that can be said before a job runs is said at once."""
+
+import json
+
+import pytest
+import yaml
+
+import check
+from runs import REPOSITORY, write_header_model, write_image, write_table
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a run folder with one image and one model, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "a.tif")
+    write_image(tmp_path / "mask.tif")
+    write_header_model(tmp_path / "m2.safetensors")
+    write_header_model(tmp_path / "m3.safetensors", ndim=3)
+    return tmp_path
+
+
+def run(folder, rows=None, **sections):
+    """Return the exit status of the check of a table with these rows and config sections."""
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    config.update(images="images.csv", model="m2.safetensors")
+    for key, value in sections.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    if rows is not None:
+        write_table(folder / "images.csv", rows)
+    (folder / "config.json").write_text(json.dumps(config))
+    try:
+        check.main(["--config", "config.json", "--repository", str(REPOSITORY)])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def row(**changes):
+    return {"image": "a", "path": "a.tif", **changes}
+
+
+def problems(capsys):
+    found = capsys.readouterr()
+    assert found.out == ""
+    lines = found.err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def test_a_good_run_is_planned(folder, capsys):
+    rows = [row(reference="mask.tif", channel="", pixel_um_y="0.5"), row(image="B.b-2")]
+    assert run(folder, rows, tiling={"core_px": [32, 32], "tiles_per_batch": 2}) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["images"]) == ["a", "B.b-2"]
+    assert found["images"]["a"]["n_batches"] == 3
+    assert found["images"]["a"]["reference"] == "mask.tif"
+    assert found["images"]["a"]["model"] == "m2.safetensors"
+    assert {"a.tif", "mask.tif", "images.csv", "m2.safetensors"} <= set(found["watch"])
+
+
+def test_all_problems_of_config_and_table_are_listed_at_once(folder, capsys):
+    rows = [row(image="../x", path="no.tif", pixel_um_x="-1"), row(reference="gone.tif")]
+    assert run(folder, rows, tiling={"cores": 1}, device="gpu", clustering={"sed": 1}) == 1
+    text = "\n".join(problems(capsys))
+    for part in (
+        "config, tiling.cores: unknown key; did you mean 'core_px'?",
+        "config, device: found 'gpu'; needs auto, cpu, cuda or cuda:N",
+        "config, clustering.sed: unknown key; did you mean 'seed'?",
+        "images.csv, row 2, column image: found '../x'; needs an id",
+        "images.csv, row 2, column path: no such file 'no.tif'",
+        "images.csv, row 2, column pixel_um_x: found '-1'; needs a positive number",
+        "images.csv, row 3, column reference: no such file 'gone.tif'",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image": "a b"}, "column image: found 'a b'; needs an id"),
+        ({"image": "$(reboot)"}, "column image: found"),
+        ({"image": "-a"}, "column image: found"),
+        ({"image": ""}, "column image: found ''; needs an id"),
+        ({"image": "x" * 300}, "(302 characters); needs an id of 1 to 128"),
+        ({"image": "Summary.csv"}, "is reserved"),
+        ({"path": ""}, "column path: found ''; needs the path"),
+        ({"path": "x" * 5000}, "column path: no such file"),
+        ({"path": "{b}.tif"}, "without braces"),
+        ({"pixel_um_y": "0"}, "micrometers above 0"),
+        ({"pixel_um_y": "nan"}, "needs a positive number"),
+        ({"pixel_um_y": "1e300"}, "at most 100000"),
+        ({"pixel_um_y": "."}, "column pixel_um_y"),
+        ({"reference": "a.tif"}, "the image itself"),
+        ({"model": "no-such"}, "column model: model 'no-such'"),
+        ({"model": "a.tif"}, "column model: a.tif"),
+        ({"model": "m3.safetensors"}, "is for 3D images, 'a.tif' has 2 axes (50, 70)"),
+        ({"channel": "DAPI"}, "column channel: found 'DAPI', the file has 1 channels: 0 (0)"),
+        ({"frame": "2"}, "column frame: found '2', the file has 1 frames"),
+        ({"chanel": "1"}, "column 'chanel': unknown column; did you mean 'channel'?"),
+    ],
+)
+def test_a_bad_row_is_named_with_row_and_column(folder, capsys, changes, says):
+    assert run(folder, [row(**changes)]) == 1
+    found = problems(capsys)
+    assert says in "\n".join(found)
+    assert all("images.csv" in line for line in found)
+
+
+def test_ids_that_differ_by_case_only_are_duplicates(folder, capsys):
+    assert run(folder, [row(), row(image="A"), row()]) == 1
+    assert [line.split(";")[0] for line in problems(capsys)] == [
+        "images.csv, row 3, column image: 'A' is also in row 2",
+        "images.csv, row 4, column image: 'a' is also in row 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tiling", "says"),
+    [
+        ({"core_px": [30, 32]}, "multiples of the model's stride [4, 4]"),
+        ({"core_px": [16, 32, 32]}, "needs 2 numbers"),
+        ({"halo": [64, 64]}, "less than the core [64, 64]"),
+        ({"core_px": [32, 32], "halo": [0, 32]}, "less than the core [32, 32]"),
+    ],
+)
+def test_a_tiling_that_does_not_fit_the_model_is_refused(folder, capsys, tiling, says):
+    assert run(folder, [row()], tiling=tiling) == 1
+    (line,) = problems(capsys)
+    assert line.startswith("config, tiling.")
+    assert says in line
+
+
+def test_a_bad_default_model_is_named_once(folder, capsys):
+    (folder / "cut.safetensors").write_bytes((folder / "m2.safetensors").read_bytes()[:100])
+    assert run(folder, [row(), row(image="b")], model="./cut.safetensors") == 1
+    (line,) = problems(capsys)
+    assert line.startswith("config, model: ")
+    assert "truncated" in line
+
+
+def test_several_channels_must_be_chosen_from(folder, capsys):
+    write_image(folder / "c.tif", (3, 20, 20), imagej=True, metadata={"axes": "CYX"})
+    assert run(folder, [row(path="c.tif")]) == 1
+    (line,) = problems(capsys)
+    assert "column channel: found '', the file has 3 channels" in line
+    assert run(folder, [row(path="c.tif", channel="2")]) == 0
+
+
+def test_an_unreadable_image_stops_nothing(folder, capsys):
+    (folder / "a.tif").write_bytes(b"II*\0 not really")
+    assert run(folder, [row()]) == 0
+    assert json.loads(capsys.readouterr().out)["images"]["a"]["n_batches"] == 1
+
+
+def test_low_percentile_must_be_below_the_high_one(folder, capsys):
+    assert run(folder, [row()], normalize={"percentiles": [99, 1]}) == 1
+    assert "needs low < high" in problems(capsys)[0]
+
+
+def test_a_table_without_rows_or_without_a_column_is_refused(folder, capsys):
+    (folder / "images.csv").write_text("image,path\n")
+    assert run(folder) == 1
+    assert "needs one row per image" in problems(capsys)[0]
+    (folder / "images.csv").write_text("image;path\n")
+    assert run(folder) == 1
+    assert "no column 'image'" in problems(capsys)[0]
+
+
+def test_a_missing_table_is_named(folder, capsys):
+    assert run(folder) == 1
+    assert "images.csv: no such file" in problems(capsys)[0]
+
+
+def test_no_table_at_all_is_an_empty_plan(folder, capsys):
+    assert run(folder, images=None) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == {}
+
+
+def test_paths_are_relative_to_the_table(folder, capsys):
+    (folder / "sub").mkdir()
+    write_table(folder / "sub/t.csv", [row(path="../a.tif", model="../m2.safetensors")])
+    assert run(folder, images="sub/t.csv") == 0
+    found = json.loads(capsys.readouterr().out)["images"]["a"]
+    assert found["path"] == "sub/../a.tif"
+    assert found["model"] == "sub/../m2.safetensors"

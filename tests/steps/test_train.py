@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import train
+from iaunet import checkpoint, patches, synthetic
+from iaunet.errors import InputError
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A table of three small drawn images with masks; crops and drawings small, too."""
+    plain = patches.Augmentation(zoom=(0.8, 1.2), small_px=0, zoom_small=1, anisotropy=1, empty=0.1)
+    monkeypatch.setattr(train, "CROP", {2: (64, 64), 3: (8, 32, 32)})
+    monkeypatch.setattr(train, "PAIRS", {2: 1, 3: 1})
+    monkeypatch.setattr(train, "DRAWN_SHAPE", {2: (96, 96), 3: (12, 48, 48)})
+    monkeypatch.setattr(train, "AUGMENTATION", {2: plain, 3: plain})
+    monkeypatch.setattr(train, "GRID", {"fg": (0.4, 0.6)})
+    rng = np.random.default_rng(0)
+    rows = ["image,path,reference,group,split"]
+    for name, split in (("a", "train"), ("b", "train"), ("c", "validation")):
+        image, labels = synthetic.draw_nuclei((96, 96), rng, diameter_px=16)
+        tifffile.imwrite(tmp_path / f"{name}.tif", image)
+        tifffile.imwrite(tmp_path / f"{name}_mask.tif", labels)
+        rows.append(f"{name},{name}.tif,{name}_mask.tif,{name},{split}")
+    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "table.csv"
+
+
+def run(folder, *more, steps=4, table=None):
+    options = ["--name", "m", "--output", folder / "m.safetensors", "--work", folder / "work"]
+    options += ["--max-minutes", 0, "--max-steps", steps, "--threads", 1, "--seed", 1]
+    options += ["--table", table] if table else []
+    train.main([str(word) for word in (*options, *more)])
+    return folder / "m.safetensors"
+
+
+def test_training_leaves_a_usable_model_with_card_and_curves(table):
+    folder = table.parent
+    more = ["--card", folder / "m.md", "--curves-csv", folder / "c.csv"]
+    more += ["--curves-png", folder / "c.png", "--record", folder / "r.json"]
+    path = run(folder, *more, table=table)
+    net, meta = checkpoint.load(path)
+    assert meta["ndim"] == net.ndim == 2
+    assert meta["training"]["steps"] == 4
+    assert meta["training"]["train"]["images"] == 2
+    assert meta["clustering"]["fg"] in (0.4, 0.5, 0.6)
+    assert "fitted to | 2 images" in (folder / "m.md").read_text()
+    assert (folder / "c.csv").read_text().startswith("step,")
+    assert (folder / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "r.json").read_text())["steps"] == 4
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_model_of_an_unbroken_one(table):
+    folder = table.parent
+    whole, broken = folder / "whole", folder / "broken"
+    one = checkpoint.load(run(whole, steps=6, table=table))[0].state_dict()
+
+    def killed(trainer, *rest, real=train.validate):
+        real(trainer, *rest)
+        if trainer.step == 3:
+            trainer.save(broken / "work" / "checkpoint.safetensors")
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "validate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(broken, steps=6, table=table)
+    assert not (broken / "m.safetensors").exists()
+    other = checkpoint.load(run(broken, steps=6, table=table))[0].state_dict()
+    for key, value in one.items():
+        assert bool((value == other[key]).all()), key
+
+
+def test_a_3d_model_can_be_trained_on_drawn_volumes_alone(table):
+    path = run(table.parent, "--drawn", 5, "--ndim", 3, steps=2)
+    assert checkpoint.read_meta(path)["ndim"] == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("d,a.tif,,g,train", "row 4: no reference"),
+        ("d,a.tif,a_mask.tif,g,test", "split is 'test'"),
+        ("d,a.tif,small.tif,g,train", r"small.tif: shape \(9, 9\)"),
+        ("d,a.tif,a_float.tif,g,train", "a_float.tif: float32"),
+    ],
+)
+def test_rows_that_cannot_be_learned_from_are_named(table, row, message):
+    tifffile.imwrite(table.parent / "small.tif", np.zeros((9, 9), np.uint8))
+    tifffile.imwrite(table.parent / "a_float.tif", np.zeros((96, 96), np.float32))
+    table.write_text(table.read_text() + row + "\n")
+    with pytest.raises(InputError, match=message):
+        run(table.parent, table=table)
+
+
+def test_a_budget_is_needed(table):
+    with pytest.raises(InputError, match="both 0"):
+        run(table.parent, steps=0, table=table)
+
+
+def test_a_group_stays_on_one_side_of_the_split():
+    sides = {group: train.side_of(group) for group in map(str, range(400))}
+    assert all(train.side_of(group) == side for group, side in sides.items())
+    assert 0.08 < sum(side == "validation" for side in sides.values()) / 400 < 0.22

@@ -1,0 +1,42 @@
+"""Every list of packages has the same pins."""
+
+import re
+
+import pytest
+import yaml
+
+from runs import REPOSITORY
+
+
+def pins(lines):
+    found = (re.fullmatch(r"\s*([A-Za-z0-9._-]+)==(\S+)\s*", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
+
+
+def lines(name):
+    return (REPOSITORY / name).read_text().splitlines()
+
+
+def environment(name):
+    values = yaml.safe_load((REPOSITORY / "envs" / name).read_text())
+    (packages,) = [item["pip"] for item in values["dependencies"] if isinstance(item, dict)]
+    return pins(packages)
+
+
+def test_every_requirement_is_pinned_once():
+    for name in ("requirements.txt", "constraints.txt"):
+        wanted = [x for x in lines(name) if x and not x.startswith(("#", "-c"))]
+        assert len(pins(wanted)) == len(wanted)
+    assert not set(pins(lines("requirements.txt"))) & set(pins(lines("constraints.txt")))
+
+
+@pytest.mark.parametrize("name", ["cpu.yaml", "gpu.yaml"])
+def test_environments_have_the_pins_of_the_requirements(name):
+    required = pins(lines("requirements.txt"))
+    assert environment(name).items() <= required.items()
+
+
+def test_only_the_gpu_environment_has_torch():
+    more = environment("gpu.yaml").keys() - environment("cpu.yaml").keys()
+    assert more == {"torch", "safetensors"}
+    assert environment("cpu.yaml").keys() <= environment("gpu.yaml").keys()
