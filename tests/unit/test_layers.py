@@ -1,0 +1,96 @@
+"""Who may import whom, and which file owns which outside format."""
+
+import ast
+import re
+
+import pytest
+
+from runs import REPOSITORY
+
+SCRIPTS = REPOSITORY / "workflow/scripts"
+STEPS = {path.stem: path for path in SCRIPTS.glob("*.py")}
+MODULES = {path.stem: path for path in (SCRIPTS / "iaunet").glob("*.py")}
+LAYERS = {
+    "ground": {"__init__", "errors", "fixedpoint", "grid", "labels", "normalize", "wording"},
+    "arrays": {"clustering", "features", "identity", "kernels", "metrics", "plan", "synthetic"},
+    "torch": {"checkpoint", "losses", "net", "patches", "predict", "training"},
+    "files": {"images", "labelfiles", "ngff", "omezarr", "outputs", "scenes", "schema"}
+    | {"tables", "tiff", "tiling"},
+    "reports": {"figures", "gallery", "page", "regions", "views"},
+    "command line": {"cli"},
+}
+ALSO = {
+    "checkpoint": {"cli"},  # whole files
+    "training": {"cli"},
+    "labelfiles": {"metrics"},  # counts overlaps block by block
+}
+OWNERS = {
+    "torch": {*LAYERS["torch"], "infer", "train"},
+    "safetensors": {"checkpoint", "training"},
+    "tifffile": {"tiff", "demo"},
+    "zarr": {"ngff", "omezarr", "outputs"},
+    "pandas": {"tables", "summarize", "report", "stitch", "gallery"},
+    "pyarrow": {"tables"},
+    "matplotlib": {"figures"},
+    "jinja2": {"page"},
+    "snakemake": set(),
+}
+
+
+def imports(path):
+    """Return the modules of ours, and the packages, that a file imports anywhere in it."""
+    ours, packages = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *rest = name.split(".")
+            if first == "iaunet":
+                ours.add("__init__" if rest[0] == "__version__" else rest[0])
+            else:
+                packages.add(first)
+    return ours, packages
+
+
+def layer_of(module):
+    return next(name for name, modules in LAYERS.items() if module in modules)
+
+
+def test_every_module_has_one_layer():
+    placed = [module for modules in LAYERS.values() for module in modules]
+    assert len(placed) == len(set(placed))
+    assert set(MODULES) <= set(placed), "place the new module in LAYERS"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_library_modules_import_the_ground_and_their_own_layer_only(module):
+    ours, _ = imports(MODULES[module])
+    layer = layer_of(module)
+    allowed = LAYERS["ground"] | ALSO.get(module, set())
+    if layer != "ground":
+        allowed = allowed | LAYERS[layer]
+    assert ours <= allowed
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_steps_import_the_library_and_no_other_step(step):
+    ours, packages = imports(STEPS[step])
+    assert ours <= set(MODULES)
+    assert not packages & set(STEPS)
+
+
+@pytest.mark.parametrize("name", sorted({**STEPS, **MODULES}))
+def test_each_outside_format_has_its_owners(name):
+    _, packages = imports({**STEPS, **MODULES}[name])
+    for package in packages & set(OWNERS):
+        assert name in OWNERS[package], f"{name} imports {package}"
+
+
+@pytest.mark.parametrize("path", [REPOSITORY / "Snakefile", *REPOSITORY.glob("workflow/rules/*")])
+def test_rules_do_not_import_the_library(path):
+    assert not re.search(r"^\s*(from|import)\s+iaunet", path.read_text(), re.MULTILINE)
