@@ -1,0 +1,191 @@
+"""The real Snakefile: dry runs in this process, and small images from start to end."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from snakemake.api import SnakemakeApi
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import (
+    ConfigSettings,
+    DAGSettings,
+    OutputSettings,
+    Quietness,
+    ResourceSettings,
+)
+
+from runs import REPOSITORY, write_header_model, write_image, write_table
+
+SNAKEFILE = REPOSITORY / "Snakefile"
+SHIPPED = REPOSITORY / "resources/models/nuclei-2d.safetensors"
+STEPS = ("tile", "infer", "cluster", "stitch", "measure", "report")
+ODD_NAME = 'it\'s $(touch pwned) "a";\n&.tif'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a run folder with three images, the second in four tiles."""
+    write_header_model(tmp_path / "m2.safetensors")
+    for name, shape in (("a", (50, 60)), ("b", (100, 120)), ("c", (10, 10))):
+        write_image(tmp_path / f"{name}.tif", shape)
+    write_table(tmp_path / "images.csv", [{"image": k, "path": f"{k}.tif"} for k in "abc"])
+    (tmp_path / "config.yaml").write_text("images: images.csv\nmodel: ./m2.safetensors\n")
+    return tmp_path
+
+
+def dry_run(folder, targets=(), **config):
+    """Return how many jobs of each rule a run would have."""
+    before = os.environ["PATH"]
+    try:
+        with SnakemakeApi(OutputSettings(dryrun=True, quiet={Quietness.ALL})) as api:
+            workflow = api.workflow(
+                resource_settings=ResourceSettings(cores=1),
+                config_settings=ConfigSettings(config=config),
+                snakefile=SNAKEFILE,
+                workdir=folder,
+            )
+            dag = workflow.dag(DAGSettings(targets=set(targets)))
+            dag.execute_workflow(executor="dryrun")
+            return Counter(job.rule.name for job in workflow._workflow.dag.jobs)
+    finally:
+        os.environ["PATH"] = before
+
+
+def snakemake(folder, *options):
+    """Run the command as a user does; return the finished process."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *options]
+    return subprocess.run(
+        [*command, "--cores", "2"], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def test_an_image_has_two_jobs_per_batch_and_four_more(folder):
+    jobs = dry_run(folder, tiling={"tiles_per_batch": 1})
+    assert jobs["infer"] == jobs["cluster"] == 1 + 4 + 1
+    assert all(jobs[rule] == 3 for rule in ("tile", "stitch", "measure", "report"))
+    assert jobs["summarize"] == jobs["all"] == 1
+    assert sum(jobs.values()) == 2 * 6 + 4 * 3 + 2
+
+
+def test_part_of_a_section_is_merged_with_the_defaults(folder):
+    # Texts, as the command line hands them over.
+    jobs = dry_run(folder, tiling={"core_px": ["32", "32"], "tiles_per_batch": "2"})
+    assert jobs["infer"] == 2 + 8 + 1
+
+
+def test_a_wrong_config_stops_before_the_jobs_with_all_reasons(folder):
+    write_table(folder / "images.csv", [{"image": "../x", "path": "no.tif"}])
+    with pytest.raises(WorkflowError) as caught:
+        dry_run(folder, modle="x")
+    for part in ("did you mean 'model'?", "column image", "column path"):
+        assert part in str(caught.value)
+
+
+def test_an_unknown_image_is_named(folder):
+    with pytest.raises(WorkflowError, match=r"no image 'z' in images\.csv"):
+        dry_run(folder, ["results/z/report.html"])
+
+
+def test_training_needs_a_table(folder):
+    with pytest.raises(WorkflowError, match="needs a table of images with references"):
+        dry_run(folder, ["train"])
+    assert dry_run(folder, ["train"], training={"table": "images.csv"}) == {"train": 1}
+
+
+def test_a_changed_input_is_checked_again(folder):
+    assert dry_run(folder)["infer"] == 3
+    (folder / "b.tif").unlink()
+    with pytest.raises(WorkflowError, match=r"no such file 'b\.tif'"):
+        dry_run(folder)
+
+
+def test_two_hundred_images_are_planned_without_a_batch_too_many(folder):
+    table = [{"image": f"i{k}", "path": "a.tif"} for k in range(200)]
+    write_table(folder / "images.csv", table)
+    assert sum(dry_run(folder).values()) == 200 * 6 + 2
+
+
+def test_the_linter_finds_nothing(folder):
+    found = snakemake(folder, "--lint")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def any_model(path):
+    """Copy the shipped model, or write a small one with random weights."""
+    if SHIPPED.is_file():
+        path.write_bytes(SHIPPED.read_bytes())
+        return
+    torch = pytest.importorskip("torch")
+    from iaunet import checkpoint, net
+
+    torch.manual_seed(0)
+    made = {"widths": [4, 8, 8], "pools": [[2, 2], [2, 2]], "ndim": 2}
+    made.update(max_offset=[16, 16], max_sigma=[16, 16])
+    model = net.IAUNet(**made)
+    meta = {
+        "name": "random",
+        "ndim": 2,
+        "in_channels": 1,
+        "net": made,
+        "stride": list(model.stride),
+        "id_stride": list(model.id_stride),
+        "radius": list(net.dependency_radius(model)),
+        "block": [64, 64],
+        "normalize": {"percentiles": [1, 99.8]},
+        "max_offset": [16, 16],
+        "max_sigma": [16, 16],
+        "clustering": {},
+    }
+    checkpoint.save(path, model.state_dict(), meta)
+
+
+def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
+    any_model(tmp_path / "m.safetensors")
+    good = write_image(tmp_path / ODD_NAME, (70, 90)).read_bytes()
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(good[: len(good) // 2])
+    table = [{"image": "odd", "path": ODD_NAME}, {"image": "cut", "path": cut.name}]
+    write_table(tmp_path / "images.csv", table)
+    (tmp_path / "config.yaml").write_text("images: images.csv\nmodel: ./m.safetensors\n")
+
+    first = snakemake(tmp_path)
+    assert first.returncode != 0
+    found = rows(tmp_path / "results/summary.csv")
+    assert found["odd"]["status"] == "ok", first.stderr
+    assert found["cut"]["status"] == "failed"
+    assert "truncated" in found["cut"]["reason"]
+    assert not (tmp_path / "pwned").exists()
+    provenance = (tmp_path / "results/odd/provenance.json").read_bytes()
+
+    cut.write_bytes(good)
+    second = snakemake(tmp_path)
+    assert second.returncode == 0, second.stderr
+    started = [line for line in second.stderr.splitlines() if line.startswith("localrule ")]
+    names = Counter(line.split()[1].rstrip(":") for line in started)
+    assert names == {**dict.fromkeys(STEPS, 1), "summarize": 1, "all": 1}
+    assert (tmp_path / "results/odd/provenance.json").read_bytes() == provenance
+    found = rows(tmp_path / "results/summary.csv")
+    assert [row["status"] for row in found.values()] == ["ok", "ok"]
+    odd, again = (tmp_path / f"results/{name}/objects.csv" for name in ("odd", "cut"))
+    assert odd.read_text().replace("odd,", "cut,") == again.read_text()
+    assert not list(tmp_path.glob("results/*/steps"))
+    assert json.loads((tmp_path / "results/odd/metrics.json").read_text())["n_batches"] == 1
+
+    assert "Nothing to be done" in snakemake(tmp_path).stderr
+    page = snakemake(tmp_path, "--report", "report.html")
+    assert page.returncode == 0, page.stderr
+    assert (tmp_path / "report.html").stat().st_size > 0
+
+    # A good image that is replaced by a bad one must not keep the row of its old results.
+    cut.write_bytes(good[: len(good) // 2])
+    assert snakemake(tmp_path).returncode != 0
+    assert rows(tmp_path / "results/summary.csv")["cut"]["status"] == "failed"
