@@ -1,9 +1,10 @@
 import json
 
-import infer
 import numpy as np
 import pytest
 import tifffile
+
+import infer
 import tile
 from iaunet import outputs
 from iaunet.errors import InputError

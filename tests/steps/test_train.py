@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
+
 import train
 from iaunet import checkpoint, patches, synthetic
 from iaunet.errors import InputError
