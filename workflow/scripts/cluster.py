@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import checkpoint, cli, clustering, grid, outputs, tables
+from iaunet import checkpoint, cli, clustering, grid, outputs, tables, tiling
 from iaunet.errors import InputError
 
 log = logging.getLogger("cluster")
@@ -71,23 +71,6 @@ def overrides(words: Sequence[str]) -> dict[str, object]:
     return found
 
 
-def read_tiles(path: Path, batch: int) -> dict:
-    """Return the tiling, checked as far as this step uses it."""
-    try:
-        tiles = json.loads(path.read_text())
-        n_batches = len(tiles["batches"])
-        ndim = len(tiles["shape"])
-        if len(tiles["core"]) != ndim:
-            raise ValueError("core and shape differ in length")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; needs the tiles.json of tile.py") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a tiles.json of tile.py ({error!r})") from error
-    if not 0 <= batch < n_batches:
-        raise InputError(f"--batch: found {batch}, {path} has batches 0 to {n_batches - 1}")
-    return tiles
-
-
 def thresholds(model: Path, words: Sequence[str], ndim: int) -> clustering.Settings:
     """Return the settings of the model with the overrides of `words`."""
     meta = checkpoint.read_meta(model)
@@ -107,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Label the cores of one batch."""
     args = parse_args(argv)
     recorder = cli.Recorder("cluster", args)
-    tiles = read_tiles(args.tiles, args.batch)
+    tiles = tiling.read(args.tiles, ("core", "batches"), args.batch)
     shape, core = tuple(tiles["shape"]), tuple(tiles["core"])
     settings = thresholds(args.model, args.set, len(shape))
     reader = outputs.Reader(args.outputs, tiles)

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--backend: '{args.backend}' is not in this version; use auto or torch")
     if args.threads < 1:
         raise InputError(f"--threads: found {args.threads}, needs 1 or more")
-    tiles = tiling.read(args.tiles, args.batch)
+    tiles = tiling.read(args.tiles, ("core", "halo", "batches", "limits", "model"), args.batch)
     net, meta = checkpoint.load(args.model)
     check_model(args.model, meta, tiles)
     device = pick_device(args.device)

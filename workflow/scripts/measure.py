@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import __version__, cli, features, labelfiles, metrics, omezarr, tables
+from iaunet import __version__, cli, features, labelfiles, metrics, omezarr, tables, tiling
 from iaunet.errors import InputError
 
 log = logging.getLogger("measure")
 
+MEASURED = ("image", "channel", "pixel_um", "source", "model", "n_tiles", "n_batches")
 IDENTITIES = ("label", "confidence", "crosses_seam", "n_tiles", "verdict")
 
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure one image."""
     args = parse_args(argv)
     recorder = cli.Recorder("measure", args)
-    tiles = read_json(args.tiles)
+    tiles = tiling.read(args.tiles, MEASURED)
     records = [read_json(path) for path in args.records]
     # Opened first: a reference that does not fit should not cost the time of measuring.
     overlap = None if args.reference is None else compare(args.reference, args.store)

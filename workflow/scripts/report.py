@@ -29,6 +29,7 @@ from iaunet import (
     page,
     regions,
     tables,
+    tiling,
     views,
     wording,
 )
@@ -255,9 +256,8 @@ def shares(objects: pd.DataFrame) -> dict[str, float | None]:
 
 def content(args: argparse.Namespace) -> dict:
     """Return everything that the page shows."""
-    tiles, metrics, provenance = (
-        read_json(path) for path in (args.tiles, args.metrics, args.provenance)
-    )
+    tiles = tiling.read(args.tiles, ("core", "limits", "n_tiles"))
+    metrics, provenance = (read_json(path) for path in (args.metrics, args.provenance))
     sample = open_sample(args, tiles)
     n_objects = len(sample.objects)
     seams = tables.read_csv(

@@ -14,7 +14,6 @@ Example
 """
 
 import argparse
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, grid, identity, omezarr, outputs, tables
+from iaunet import __version__, cli, grid, identity, omezarr, outputs, tables, tiling
 from iaunet.errors import InputError
 
 log = logging.getLogger("stitch")
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the labelled store and the two tables."""
     args = parse_args(argv)
     recorder = cli.Recorder("stitch", args)
-    tiles = read_tiles(args.tiles)
+    tiles = tiling.read(args.tiles, ("axes", "core", "batches", "image", "model"))
     check_batches(args, len(tiles["batches"]))
     reader = outputs.Reader(args.labels, tiles)
     instances = read_instances(args.tables, tiles["axes"])
@@ -81,24 +80,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         sum(flagged.values()),
     )
     recorder.write(n_objects=len(gid), n_seams=len(seams), flagged=flagged)
-
-
-def read_tiles(path: Path) -> dict:
-    """Return the list of tiles that tile.py wrote."""
-    try:
-        tiles = json.loads(path.read_text())
-        return {
-            "image": tiles["image"],
-            "shape": tuple(tiles["shape"]),
-            "axes": tuple(tiles["axes"]),
-            "core": tuple(tiles["core"]),
-            "batches": [tuple(run) for run in tiles["batches"]],
-            "model": tiles["model"],
-        }
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; needs the tiles.json of tile.py") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a tiles.json of tile.py ({error!r})") from None
 
 
 def check_batches(args: argparse.Namespace, n_batches: int) -> None:

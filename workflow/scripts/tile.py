@@ -141,7 +141,7 @@ def core_px(values: Sequence[str | int], meta: dict) -> tuple[int, ...]:
 def halo_px(
     values: Sequence[str | int], meta: dict, core: tuple[int, ...] | None
 ) -> tuple[int, ...]:
-    """Return the halo that the option asks for; an explicit one must be below the core."""
+    """Return the halo that the option asks for, in multiples of the stride; below the core."""
     halo = cli.sizes("--halo", values, meta["ndim"])
     stride = meta["stride"]
     exact = rounded_up(meta["radius"], stride)
@@ -157,7 +157,7 @@ def halo_px(
             f"tiling: halo {list(halo)} must be at least 0 and smaller than the core "
             f"{list(core)}; correct halo or core_px"
         )
-    return halo
+    return rounded_up(halo, stride)
 
 
 def rounded_up(sizes: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ WEIGHTS = {
     "seed": 1.0,
     "instance": 1.0,
     "variance": 1.0,
-    "vote": 0.3,
+    "vote": 1.0,
     "triplet": 0.3,
 }
 GRID = {

@@ -1,20 +1,23 @@
 """Read the tiles.json that tile.py writes: how an image is cut, scaled and segmented."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from iaunet.errors import InputError
 
-LISTS = ("shape", "core", "halo", "limits", "batches")
+SIZES = ("shape", "axes", "core", "halo")
 
 
-def read(path: Path, batch: int | None = None) -> dict:
-    """Return the tiling of an image, checked.
+def read(path: Path, needs: Sequence[str] = (), batch: int | None = None) -> dict:
+    """Return the tiling of an image, checked; sizes and batches as tuples.
 
     Parameters
     ----------
+    needs : names
+        What it must tell besides the shape.
     batch : int, optional
-        Must be one of its batches, counted from 0.
+        Must be one of its batches, counted from 0; `needs` them.
 
     Raises
     ------
@@ -23,15 +26,16 @@ def read(path: Path, batch: int | None = None) -> dict:
     """
     try:
         tiles = json.loads(path.read_text(encoding="utf-8"))
-        lengths = {name: len(tiles[name]) for name in LISTS}
+        facts = {name: tiles[name] for name in ("shape", *needs)}
+        tiles |= {name: tuple(facts[name]) for name in SIZES if name in facts}
+        lengths = {name: len(tiles[name]) for name in SIZES if name in facts}
+        batches = [(int(first), int(end)) for first, end in facts.get("batches", [])]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; needs the tiles.json of tile.py") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a tiles.json of tile.py ({error!r})") from error
-    if not lengths["shape"] == lengths["core"] == lengths["halo"] or lengths["limits"] != 2:
+    if len(set(lengths.values())) != 1:
         raise InputError(f"{path}: not a tiles.json of tile.py (lengths {lengths})")
-    if batch is not None and not 0 <= batch < lengths["batches"]:
-        raise InputError(
-            f"--batch: found {batch}, {path} has batches 0 to {lengths['batches'] - 1}"
-        )
-    return tiles
+    if batch is not None and not 0 <= batch < len(batches):
+        raise InputError(f"--batch: found {batch}, {path} has batches 0 to {len(batches) - 1}")
+    return tiles | {"batches": batches}

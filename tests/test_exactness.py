@@ -1,0 +1,210 @@
+"""The promise of the project: the tiled result is the untiled result, with the shipped models."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import cluster
+import infer
+import measure
+import stitch
+import tile
+from iaunet import checkpoint as model_files
+from iaunet import clustering, omezarr, predict, synthetic, tables
+
+MODELS = Path(__file__).resolve().parents[1] / "resources" / "models"
+OF_THE_TILING = ["crosses_seam", "n_tiles"]
+
+
+def segment(folder, image, model, core_px, n_batches, threads=1):
+    """Run all steps on an image with one tiling; return the folder of the results."""
+    folder.mkdir()
+    core = ["auto"] if core_px is None else [str(size) for size in core_px]
+    common = [f"--tiles={folder}/tiles.json", f"--model={model}"]
+    tile.main(
+        [
+            *common,
+            f"--image={image}",
+            "--name=image",
+            *("--core-px", *core, "--halo", "exact", "--percentiles", "1", "99.8"),
+            f"--batches={n_batches}",
+            f"--output={folder}/image.zarr",
+            f"--record={folder}/tile.json",
+        ]
+    )
+    batches = range(n_batches)
+    for k in batches:
+        infer.main(
+            [
+                *common,
+                f"--store={folder}/image.zarr",
+                f"--batch={k}",
+                *("--device=cpu", "--backend=auto", f"--threads={threads}"),
+                f"--output={folder}/outputs-{k}.zarr",
+                f"--record={folder}/infer-{k}.json",
+            ]
+        )
+    for k in reversed(batches):  # the order of the jobs must not matter
+        cluster.main(
+            [
+                *common,
+                *("--outputs", *(f"{folder}/outputs-{j}.zarr" for j in batches)),
+                f"--batch={k}",
+                f"--output={folder}/labels-{k}.zarr",
+                f"--table={folder}/objects-{k}.parquet",
+                f"--sightings={folder}/sightings-{k}.parquet",
+                f"--record={folder}/cluster-{k}.json",
+            ]
+        )
+    stitch.main(
+        [
+            common[0],
+            f"--store={folder}/image.zarr",
+            *("--labels", *(f"{folder}/labels-{k}.zarr" for k in batches)),
+            *("--tables", *(f"{folder}/objects-{k}.parquet" for k in batches)),
+            *("--sightings", *(f"{folder}/sightings-{k}.parquet" for k in batches)),
+            f"--output={folder}/image.ome.zarr",
+            f"--identities={folder}/identities.parquet",
+            f"--seams={folder}/seams.csv",
+            f"--record={folder}/stitch.json",
+        ]
+    )
+    steps = ["tile", "stitch", *(f"{s}-{k}" for s in ("infer", "cluster") for k in batches)]
+    measure.main(
+        [
+            common[0],
+            f"--store={folder}/image.ome.zarr",
+            f"--identities={folder}/identities.parquet",
+            f"--seams={folder}/seams.csv",
+            *("--records", *(f"{folder}/{name}.json" for name in steps)),
+            f"--output-csv={folder}/objects.csv",
+            f"--output-parquet={folder}/objects.parquet",
+            f"--metrics={folder}/metrics.json",
+            f"--provenance={folder}/provenance.json",
+        ]
+    )
+    return folder
+
+
+def label_files(folder):
+    """Return the checksum of every file of the labels, metadata and pyramid included."""
+    root = folder / "image.ome.zarr" / "labels"
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def objects(folder):
+    """Return the bytes of the object table without the columns that tell of the tiling."""
+    frame = tables.read_text(folder / "objects.csv")
+    return frame.drop(columns=OF_THE_TILING).to_csv().encode()
+
+
+def real_nuclei():
+    """A real image of crowded nuclei, from a test dependency, larger than a network block."""
+    stardist = pytest.importorskip("stardist.data")
+    image = stardist.test_image_nuclei_2d()
+    image = np.concatenate([image, image[::-1]])
+    return np.concatenate([image, image[:, ::-1]], 1)[:1050, :700]
+
+
+def drawn_large_nuclei():
+    """Nuclei of 90 px, larger than the small tiles, some in every corner of a tile."""
+    options = {"coverage": 0.4, "clustered": 0.8}
+    return synthetic.draw_nuclei((330, 310), np.random.default_rng(2), diameter_px=90, **options)[0]
+
+
+def drawn_volume():
+    """Touching nuclei in a volume that is longer than a network block."""
+    options = {"diameter_px": 22, "spacing": (2.0, 1.0, 1.0), "coverage": 0.3, "clustered": 0.8}
+    return synthetic.draw_nuclei((18, 270, 90), np.random.default_rng(3), **options)[0]
+
+
+CASES = {
+    "real nuclei": (
+        "nuclei-2d",
+        real_nuclei,
+        [((1056, 704), 1), (None, 2), ((512, 256), 3), ((160, 208), 5)],
+    ),
+    "drawn nuclei larger than a tile": (
+        "nuclei-2d",
+        drawn_large_nuclei,
+        [((336, 320), 1), ((128, 128), 1), ((96, 64), 4), ((32, 48), 2)],
+    ),
+    "drawn volume": (
+        "nuclei-3d",
+        drawn_volume,
+        [((20, 272, 96), 1), ((12, 128, 64), 3), ((8, 64, 40), 4), ((20, 48, 96), 6)],
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def results(request, tmp_path_factory):
+    """The results of one image for one tile and for several tilings."""
+    model, draw, tilings = CASES[request.param]
+    folder = tmp_path_factory.mktemp("exact")
+    tifffile.imwrite(folder / "image.tif", draw())
+    path = MODELS / f"{model}.safetensors"
+    return [
+        segment(folder / str(k), folder / "image.tif", path, core, n, threads=1 + k % 2)
+        for k, (core, n) in enumerate(tilings)
+    ]
+
+
+def test_labels_are_the_same_bytes_for_one_tile_and_for_many(results):
+    whole, *tiled = results
+    assert json.loads((whole / "tiles.json").read_text())["n_tiles"] == 1
+    for folder in tiled:
+        assert json.loads((folder / "tiles.json").read_text())["n_tiles"] > 1
+        assert label_files(folder) == label_files(whole)
+
+
+def test_object_tables_are_the_same_bytes_for_one_tile_and_for_many(results):
+    whole, *tiled = results
+    assert len(tables.read_text(whole / "objects.csv")) > 5
+    for folder in tiled:
+        assert objects(folder) == objects(whole)
+
+
+def test_the_tilings_do_cut_objects_and_all_tiles_agree_on_them(results):
+    for folder in results[1:]:
+        seams = tables.read_text(folder / "seams.csv")
+        assert len(seams) > 3
+        assert set(seams["verdict"]) == {"agreed"}
+    most_tiles = tables.read_text(results[2] / "seams.csv")["n_tiles"].astype(int).max()
+    assert most_tiles >= 4  # an object on a tile corner
+
+
+def test_some_objects_are_larger_than_a_tile():
+    model, draw, tilings = CASES["drawn nuclei larger than a tile"]
+    net, meta = model_files.load(MODELS / f"{model}.safetensors")
+    image = draw().astype(np.float32)
+    low, high = np.percentile(image, (1, 99.8))
+    outputs = predict.whole(net, ((image - low) / (high - low)).clip(*predict.CLIP))
+    settings = clustering.Settings.from_dict(meta["clustering"], 2)
+    labels = clustering.label_array(outputs, settings, net.id_stride)
+    _, sizes = np.unique(labels[labels > 0], return_counts=True)
+    assert sizes.max() > np.prod(tilings[-1][0])
+
+
+def test_blocks_of_the_network_give_the_labels_of_one_pass_over_the_whole_image(results):
+    tiles = json.loads((results[0] / "tiles.json").read_text())
+    model = MODELS / f"{tiles['model']['name']}.safetensors"
+    net, meta = model_files.load(model)
+    image = omezarr.open_level(results[0] / "image.zarr")[:].astype(np.float32)
+    low, high = tiles["limits"]
+    scaled = ((image - np.float32(low)) * np.float32(1 / (high - low))).clip(*predict.CLIP)
+    outputs = predict.whole(net, scaled)
+    settings = clustering.Settings.from_dict(meta["clustering"], image.ndim)
+    expected = clustering.label_array(outputs, settings, net.id_stride)
+    found = omezarr.open_labels(results[0] / "image.ome.zarr")[:]
+    # A float may differ in its last bit between the two, and a threshold lie in between.
+    assert np.mean((found > 0) != (expected > 0)) < 1e-5
+    assert len(np.unique(found)) == len(np.unique(expected))
