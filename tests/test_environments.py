@@ -36,7 +36,10 @@ def test_environments_have_the_pins_of_the_requirements(name):
     assert environment(name).items() <= required.items()
 
 
-def test_only_the_gpu_environment_has_torch():
-    more = environment("gpu.yaml").keys() - environment("cpu.yaml").keys()
-    assert more == {"torch", "safetensors"}
+def test_only_the_gpu_environment_has_torch_and_leaves_its_build_free():
+    assert environment("gpu.yaml").keys() - environment("cpu.yaml").keys() == {"safetensors"}
     assert environment("cpu.yaml").keys() <= environment("gpu.yaml").keys()
+    (free,) = re.findall(r"- torch>=(\S+)", (REPOSITORY / "envs/gpu.yaml").read_text())
+    pinned = pins(lines("requirements.txt"))["torch"]
+    assert [int(part) for part in free.split(".")] <= [int(part) for part in pinned.split(".")]
+    assert "torch" not in (REPOSITORY / "envs/cpu.yaml").read_text()

@@ -110,8 +110,7 @@ def real_nuclei():
     """A real image of crowded nuclei, from a test dependency, larger than a network block."""
     stardist = pytest.importorskip("stardist.data")
     image = stardist.test_image_nuclei_2d()
-    image = np.concatenate([image, image[::-1]])
-    return np.concatenate([image, image[:, ::-1]], 1)[:1050, :700]
+    return np.concatenate([image, image[::-1], image])[:1090, :400]
 
 
 def drawn_large_nuclei():
@@ -130,7 +129,7 @@ CASES = {
     "real nuclei": (
         "nuclei-2d",
         real_nuclei,
-        [((1056, 704), 1), (None, 2), ((512, 256), 3), ((160, 208), 5)],
+        [((1104, 400), 1), (None, 2), ((512, 256), 3), ((160, 208), 5)],
     ),
     "drawn nuclei larger than a tile": (
         "nuclei-2d",
