@@ -6,7 +6,7 @@ rule infer:
         model=model_path,
     output:
         outputs=temp(directory("results/{image}/steps/outputs/{batch}.zarr")),
-        record=temp("results/{image}/steps/records/infer-{batch}.json"),
+        record="results/{image}/steps/records/infer-{batch}.json",
     log:
         "logs/infer/{image}/{batch}.log",
     benchmark:
@@ -39,7 +39,7 @@ rule cluster:
         labels=temp(directory("results/{image}/steps/labels/{batch}.zarr")),
         table=temp("results/{image}/steps/labels/{batch}.parquet"),
         sightings=temp("results/{image}/steps/labels/{batch}.sightings.parquet"),
-        record=temp("results/{image}/steps/records/cluster-{batch}.json"),
+        record="results/{image}/steps/records/cluster-{batch}.json",
     log:
         "logs/cluster/{image}/{batch}.log",
     benchmark:

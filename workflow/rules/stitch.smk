@@ -8,7 +8,7 @@ rule stitch:
         sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
     output:
         store=directory("results/{image}/{image}.ome.zarr"),
-        identities=temp("results/{image}/steps/identities.parquet"),
+        identities="results/{image}/steps/identities.parquet",
         seams=report(
             "results/{image}/seams.csv",
             caption="../report/image.rst",
@@ -16,7 +16,7 @@ rule stitch:
             subcategory="{image}",
             labels={"image": "{image}", "what": "seams"},
         ),
-        record=temp("results/{image}/steps/records/stitch.json"),
+        record="results/{image}/steps/records/stitch.json",
     log:
         "logs/stitch/{image}.log",
     benchmark:

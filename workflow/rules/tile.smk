@@ -5,8 +5,8 @@ rule tile:
         model=model_path,
     output:
         store=temp(directory("results/{image}/steps/image.zarr")),
-        tiles=temp("results/{image}/steps/tiles.json"),
-        record=temp("results/{image}/steps/records/tile.json"),
+        tiles="results/{image}/steps/tiles.json",
+        record="results/{image}/steps/records/tile.json",
     log:
         "logs/tile/{image}.log",
     benchmark:

@@ -75,12 +75,12 @@ WEIGHTS = {
     "triplet": 0.3,
 }
 GRID = {
-    "seed": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "suppress": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "seed": (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "phi": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
     "fg": (0.3, 0.4, 0.5, 0.6, 0.7),
-    "phi": (0.1, 0.2, 0.3, 0.4, 0.5),
-    "suppress": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
-    "smooth": (0, 1, 2),
-    "seed_window": (1, 2, 3, 5),
+    "smooth": (0, 1, 2, 3),
+    "seed_window": (1, 2, 3, 5, 8),
     "min_size": (4, 8, 12, 16, 24, 32, 64),
 }
 
@@ -389,14 +389,15 @@ def fit_thresholds(
     id_stride: Sequence[int],
 ) -> tuple[clustering.Settings, float]:
     """Search the thresholds one at a time, twice, for the best mean AP on validation."""
+    ndim = len(id_stride)
     score = float(np.mean(pooled_ap(cases, settings, id_stride)))
     for _ in range(2):
         before = score
         for name, values in GRID.items():
             for value in values:
-                trial = clustering.Settings.from_dict(
-                    settings.as_dict() | {name: value}, len(id_stride)
-                )
+                if name == "seed_window":  # sections are often farther apart than pixels
+                    value = [max(1, value // 2)] * (ndim - 2) + [value] * 2
+                trial = clustering.Settings.from_dict(settings.as_dict() | {name: value}, ndim)
                 found = float(np.mean(pooled_ap(cases, trial, id_stride)))
                 if found > score:
                     settings, score = trial, found
