@@ -123,7 +123,10 @@ def save(path: Path, weights: dict, meta: dict) -> None:
 
     text = json.dumps({"format": FORMAT, "version": VERSION, **meta}, sort_keys=True)
     with cli.write_whole(Path(path)) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # safetensors would let nobody else read the model
         save_file({k: v.contiguous() for k, v in weights.items()}, partial, {"iaunet": text})
+        partial.chmod(mode)
 
 
 def load(path: Path) -> tuple["IAUNet", dict]:  # noqa: F821
