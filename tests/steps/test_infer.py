@@ -85,6 +85,18 @@ def test_options_that_cannot_be_met_are_named(tiled, change, message):
     assert not list(tiled.glob("*-*.zarr"))
 
 
+def test_a_halo_below_the_exact_one_is_checked_on_a_sample(tiled):
+    run(tiled, 0)
+    record = json.loads((tiled / "record.json").read_text())
+    assert (record["halo_checked"], record["halo_changed"]) == (0, 0)
+    tiles = json.loads((tiled / "tiles.json").read_text())
+    tiles["halo"] = [8, 8]
+    (tiled / "tiles.json").write_text(json.dumps(tiles))
+    run(tiled, 1)
+    record = json.loads((tiled / "record.json").read_text())
+    assert 0 < record["halo_changed"] < record["halo_checked"]
+
+
 def test_another_model_than_the_image_was_tiled_for_is_refused(tiled):
     save_model(tiled / "m.safetensors", 2, seed=5)
     with pytest.raises(InputError, match="another model than the image was tiled for"):

@@ -8,6 +8,7 @@ Example
 
 import argparse
 import logging
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import torch
 
 from iaunet import checkpoint, cli, grid, normalize, omezarr, outputs, predict, tiling
 from iaunet.errors import InputError
+from iaunet.net import IAUNet
 
 log = logging.getLogger("infer")
 
@@ -49,37 +51,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     net, meta = checkpoint.load(args.model)
     check_model(args.model, meta, tiles)
     device = pick_device(args.device)
-    shape, core_px = tuple(tiles["shape"]), tuple(tiles["core"])
-    image = omezarr.open_level(args.store)
-    if image.shape != shape:
-        raise InputError(f"{args.store}: shape {image.shape}, {args.tiles} says {shape}")
-    low, high = tiles["limits"]
-
-    def read(box: grid.Box) -> np.ndarray:
-        return normalize.scale(image[box], low, high).clip(*predict.CLIP)
-
-    blocks = predict.Blocks(
-        net.to(device),
-        read,
-        shape=shape,
-        block_px=meta["block"],
-        halo_px=tiles["halo"],
-        threads=args.threads,
-    )
-    wanted = [grid.tile(shape, core_px, k) for k in range(*tiles["batches"][args.batch])]
+    blocks = open_blocks(args, tiles, net.to(device), meta, tiles["halo"])
+    wanted = [
+        grid.tile(blocks.shape, tiles["core"], k) for k in range(*tiles["batches"][args.batch])
+    ]
     began = time.perf_counter()
-    with cli.write_whole(args.output) as partial, ThreadPoolExecutor(1) as writing:
-        writer = outputs.create(partial, shape, core_px, net.id_stride)
-        pending = []
-        for tile, found in zip(wanted, blocks.of_cores([t.core for t in wanted]), strict=True):
-            pending.append(writing.submit(writer.write, tile, found))
-            if len(pending) > 2:
-                pending.pop(0).result()
-        for job in pending:
-            job.result()
-        writer.close(model=meta["name"])
+    write_outputs(args.output, blocks, wanted, tiles["core"])
     seconds = time.perf_counter() - began
-    voxels = sum(int(np.prod(grid.box_shape(tile.core))) for tile in wanted)
+    voxels = sum(math.prod(grid.box_shape(tile.core)) for tile in wanted)
     log.info(
         "batch %d: %d tiles, %.2f Mpx in %.1f s on %s; computed %.2f Mpx with halo",
         args.batch,
@@ -89,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         device,
         blocks.voxels_computed / 1e6,
     )
+    exact = tuple(-(-r // s) * s for r, s in zip(meta["radius"], net.stride, strict=True))
+    if wanted and any(a < b for a, b in zip(tiles["halo"], exact, strict=True)):
+        sample = halo_check(blocks, open_blocks(args, tiles, net, meta, exact), wanted[0])
+    else:
+        sample = {"halo_checked": 0, "halo_changed": 0}
     recorder.write(
         n_tiles=len(wanted),
         voxels=voxels,
@@ -96,7 +80,59 @@ def main(argv: Sequence[str] | None = None) -> None:
         network_seconds=round(seconds, 3),
         device=str(device),
         backend="torch",
+        **sample,
     )
+
+
+def open_blocks(
+    args: argparse.Namespace, tiles: dict, net: IAUNet, meta: dict, halo_px: Sequence[int]
+) -> predict.Blocks:
+    """Return the network's blocks over the image of the store."""
+    image = omezarr.open_level(args.store)
+    if image.shape != tiles["shape"]:
+        raise InputError(f"{args.store}: shape {image.shape}, {args.tiles} says {tiles['shape']}")
+    low, high = tiles["limits"]
+
+    def read(box: grid.Box) -> np.ndarray:
+        return normalize.scale(image[box], low, high).clip(*predict.CLIP)
+
+    return predict.Blocks(
+        net,
+        read,
+        shape=image.shape,
+        block_px=meta["block"],
+        halo_px=halo_px,
+        threads=args.threads,
+    )
+
+
+def write_outputs(
+    path: Path, blocks: predict.Blocks, wanted: Sequence[grid.Tile], core_px: Sequence[int]
+) -> None:
+    """Write the outputs of all tiles; one is written while the next are computed."""
+    with cli.write_whole(path) as partial, ThreadPoolExecutor(1) as writing:
+        writer = outputs.create(partial, blocks.shape, core_px, blocks.net.id_stride)
+        pending = []
+        for tile, found in zip(wanted, blocks.of_cores([t.core for t in wanted]), strict=True):
+            pending.append(writing.submit(writer.write, tile, found))
+            if len(pending) > 2:
+                pending.pop(0).result()
+        for job in pending:
+            job.result()
+        writer.close()
+
+
+def halo_check(blocks: predict.Blocks, exact: predict.Blocks, tile: grid.Tile) -> dict[str, int]:
+    """Return how many voxels of the block under a tile a halo below the exact one changes.
+
+    A voxel counts when its foreground or seed, in fixed point, moves by more than one step.
+    """
+    (index, *_) = grid.tiles_meeting(blocks.padded, blocks.block_px, tile.core)
+    near, far = blocks.compute(index), exact.compute(index)
+    moved = np.zeros(near["fg"].shape, bool)
+    for name in ("fg", "seed"):
+        moved |= np.abs(near[name].astype(int) - far[name]) > 1
+    return {"halo_checked": moved.size, "halo_changed": int(moved.sum())}
 
 
 def check_model(path: Path, meta: dict, tiles: dict) -> None:
