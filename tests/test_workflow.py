@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
+import tifffile
 from snakemake.api import SnakemakeApi
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import (
@@ -18,6 +20,7 @@ from snakemake.settings.types import (
     ResourceSettings,
 )
 
+from iaunet import checkpoint, synthetic
 from runs import REPOSITORY, write_header_model, write_image, write_table
 
 SNAKEFILE = REPOSITORY / "Snakefile"
@@ -166,3 +169,25 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     cut.write_bytes(good[: len(good) // 2])
     assert snakemake(tmp_path).returncode != 0
     assert rows(tmp_path / "results/summary.csv")["cut"]["status"] == "failed"
+
+
+def test_a_model_can_be_trained_from_a_table_with_masks(tmp_path):
+    rng = np.random.default_rng(1)
+    rows_of_table = []
+    for name in "ab":
+        image, labels = synthetic.draw_nuclei((96, 96), rng, diameter_px=18)
+        tifffile.imwrite(tmp_path / f"{name}.tif", image)
+        tifffile.imwrite(tmp_path / f"{name}_mask.tif", labels)
+        row = {"image": name, "path": f"{name}.tif", "reference": f"{name}_mask.tif"}
+        rows_of_table.append(row | {"split": "train" if name == "a" else "validation"})
+    write_table(tmp_path / "training.csv", rows_of_table)
+    (tmp_path / "config.yaml").write_text(
+        "images: null\ntraining: {table: training.csv, name: mine, steps: 1}\n"
+    )
+    done = snakemake(tmp_path, "train")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results/training"
+    assert checkpoint.read_meta(folder / "mine.safetensors")["training"]["steps"] == 1
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+        f"mine.{suffix}" for suffix in ("safetensors", "csv", "png", "md", "json")
+    }
