@@ -119,7 +119,6 @@ def test_ids_that_differ_by_case_only_are_duplicates(folder, capsys):
     ("tiling", "says"),
     [
         ({"core_px": [30, 32]}, "multiples of the model's stride [4, 4]"),
-        ({"core_px": [16, 32, 32]}, "needs 2 numbers"),
         ({"halo": [64, 64]}, "less than the core [64, 64]"),
         ({"core_px": [32, 32], "halo": [0, 32]}, "less than the core [32, 32]"),
     ],

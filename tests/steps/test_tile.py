@@ -100,6 +100,7 @@ def test_tiles_and_batches_cover_the_grid(run, rng):
     [
         (("auto",), ("fast",), [64, 64], [16, 16], False),
         ((128, 40), ("exact",), [128, 40], [24, 24], True),
+        ((16, 128, 40), (4, 8, 16), [128, 40], [8, 16], False),
         ((64, 64), (30, 0), [64, 64], [32, 0], False),
         ((64, 64), (24, 25), [64, 64], [24, 32], True),
     ],
@@ -117,8 +118,8 @@ def test_core_and_halo_are_as_asked(run, core, halo, expected_core, expected_hal
         ((0, 64), ("exact",), "needs positive multiples"),
         ((64, 64), (64, 8), r"halo \[64, 8\] must be at least 0 and smaller than the core"),
         ((64, 64), (-1, 8), "must be at least 0"),
-        ((64,), ("exact",), "--core-px: found '64', needs 2 numbers"),
-        (("auto",), (8, 8, 8), "--halo: found '8 8 8', needs 2 numbers"),
+        ((64,), ("exact",), "--core-px: found '64', needs .z. y x"),
+        (("auto",), (8, 8, 8, 8), "--halo: found '8 8 8 8', needs .z. y x"),
     ],
 )
 def test_a_wrong_core_or_halo_is_told(run, core, halo, message):

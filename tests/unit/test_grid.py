@@ -56,3 +56,10 @@ def test_batches_are_contiguous_runs_of_nearly_equal_length(count, n_batches):
     lengths = [end - start for start, end in runs]
     assert len(runs) == n_batches
     assert max(lengths) - min(lengths) <= 1
+
+
+def test_one_setting_of_sizes_serves_2d_and_3d():
+    for sizes in ((256, 128), (32, 256, 128)):
+        assert grid.sizes_of(sizes, (64, 64)) == (256, 128)
+    assert grid.sizes_of((256, 128), (16, 64, 64)) == (16, 256, 128)
+    assert grid.sizes_of((32, 256, 128), (16, 64, 64)) == (32, 256, 128)

@@ -36,10 +36,8 @@ def test_the_number_of_jobs_is_bounded():
     ("core", "halo", "says"),
     [
         ([30, 32], None, "multiples of the model's stride"),
-        ([32, 32, 32], None, "needs 2 numbers"),
         (None, [8, 64], "less than the core"),
         ([32, 32], [32, 0], "less than the core"),
-        (None, [8, 8, 8], "needs 2 numbers"),
     ],
 )
 def test_a_tiling_that_does_not_fit_is_explained(core, halo, says):

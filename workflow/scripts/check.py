@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from iaunet import checkpoint, cli, images, plan, tables
+from iaunet import checkpoint, cli, grid, images, plan, tables
 from iaunet.errors import InputError
 from iaunet.schema import Schema, shown, unknown
 
@@ -220,8 +220,13 @@ def plan_row(
 def count_batches(run: Run, shape: Sequence[int], meta: Mapping, where: str) -> int:
     """Return the number of batches of an image; note a tiling that does not fit the model."""
     tiling = run.config["tiling"]
-    core = None if tiling["core_px"] == "auto" else tiling["core_px"]
-    halo = None if isinstance(tiling["halo"], str) else tiling["halo"]
+    core, halo = (
+        None if isinstance(sizes, str) else grid.sizes_of([int(n) for n in sizes], default)
+        for sizes, default in (
+            (tiling["core_px"], meta["block"]),
+            (tiling["halo"], [0, 0, 0][-len(shape) :]),
+        )
+    )
     wrong = plan.tiling_problems(core, halo, stride=meta["stride"], block=meta["block"])
     window = run.config["clustering"].get("seed_window")
     if isinstance(window, list) and len(window) != len(shape):
@@ -230,7 +235,7 @@ def count_batches(run: Run, shape: Sequence[int], meta: Mapping, where: str) -> 
         run.problems += [f"config, {text} ({where})" for text in wrong]
         return 1
     per_batch = None if tiling["tiles_per_batch"] == "auto" else int(tiling["tiles_per_batch"])
-    return plan.n_batches(shape, [int(n) for n in core or meta["block"]], per_batch)
+    return plan.n_batches(shape, core or meta["block"], per_batch)
 
 
 def check_choices(run: Run, row: Row, where: str, facts: Mapping) -> None:

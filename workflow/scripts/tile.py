@@ -126,10 +126,12 @@ def source(image: images.Image, path: Path) -> dict[str, object]:
 
 def core_px(values: Sequence[str | int], meta: dict) -> tuple[int, ...]:
     """Return the core that the option asks for: multiples of the model's stride."""
-    core = cli.sizes("--core-px", values, meta["ndim"])
+    core = cli.sizes("--core-px", values)
     stride = meta["stride"]
+    auto = rounded_up(meta["block"], stride)
     if core == "auto":
-        return rounded_up(meta["block"], stride)
+        return auto
+    core = grid.sizes_of(core, auto)
     if any(size <= 0 or size % step for size, step in zip(core, stride, strict=True)):
         raise InputError(
             f"tiling: core_px {list(core)} needs positive multiples of the model's stride "
@@ -142,7 +144,7 @@ def halo_px(
     values: Sequence[str | int], meta: dict, core: tuple[int, ...] | None
 ) -> tuple[int, ...]:
     """Return the halo that the option asks for, in multiples of the stride; below the core."""
-    halo = cli.sizes("--halo", values, meta["ndim"])
+    halo = cli.sizes("--halo", values)
     stride = meta["stride"]
     exact = rounded_up(meta["radius"], stride)
     if halo == "exact":
@@ -152,6 +154,7 @@ def halo_px(
             max(step, n)
             for step, n in zip(stride, rounded_up([-(-n // 2) for n in exact], stride), strict=True)
         )
+    halo = grid.sizes_of(halo, exact)
     if any(size < 0 or size >= limit for size, limit in zip(halo, core, strict=True)):
         raise InputError(
             f"tiling: halo {list(halo)} must be at least 0 and smaller than the core "

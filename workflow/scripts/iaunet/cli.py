@@ -51,13 +51,13 @@ def add_sizes(
     )
 
 
-def sizes(option: str, values: Sequence[str | int], ndim: int) -> str | tuple[int, ...]:
-    """Return the word, or the `ndim` numbers, that an `add_sizes` option was given."""
+def sizes(option: str, values: Sequence[str | int]) -> str | tuple[int, ...]:
+    """Return the word, or the two or three numbers, that an `add_sizes` option was given."""
     if len(values) == 1 and isinstance(values[0], str):
         return values[0]
-    if len(values) != ndim or any(isinstance(value, str) for value in values):
+    if len(values) not in (2, 3) or any(isinstance(value, str) for value in values):
         found = " ".join(str(value) for value in values)
-        raise InputError(f"{option}: found '{found}', needs {ndim} numbers, one per image axis")
+        raise InputError(f"{option}: found '{found}', needs [z] y x, two or three numbers")
     return tuple(int(value) for value in values)
 
 

@@ -71,6 +71,23 @@ def tiles_meeting(shape: Sequence[int], core_px: Sequence[int], box: Box) -> lis
     return found
 
 
+def sizes_of(sizes: Sequence[int], default: Sequence[int]) -> tuple[int, ...]:
+    """Return one size per axis of `default`, from sizes for y, x or for z, y, x.
+
+    One setting serves 2D and 3D images: the sizes are those of the last axes, and an axis
+    that has none takes the default.
+
+    Examples
+    --------
+    >>> sizes_of((256, 256), (64, 128, 128))
+    (64, 256, 256)
+    >>> sizes_of((64, 256, 256), (1024, 1024))
+    (256, 256)
+    """
+    own = tuple(sizes)[-len(default) :]
+    return (*tuple(default)[: len(default) - len(own)], *own)
+
+
 def batches(count: int, n_batches: int) -> list[tuple[int, int]]:
     """Split `count` tiles into contiguous runs of nearly equal length.
 

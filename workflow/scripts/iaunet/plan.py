@@ -35,14 +35,7 @@ def tiling_problems(
 
     None stands for sizes that are taken from the model: its `block` as core.
     """
-    ndim = len(stride)
-    problems = [
-        f"tiling.{key}: found {list(sizes)}, needs {ndim} numbers for a {ndim}D model"
-        for key, sizes in (("core_px", core_px), ("halo", halo_px))
-        if sizes is not None and len(sizes) != ndim
-    ]
-    if problems:
-        return problems
+    problems = []
     if core_px is not None and any(a % b for a, b in zip(core_px, stride, strict=True)):
         problems.append(
             f"tiling.core_px: found {list(core_px)}, needs multiples of the model's stride "
