@@ -72,6 +72,7 @@ def test_every_description_says_what_is_needed():
         ("device", "cuda:x", "cuda:N"),
         ("device", "cpu\n", "cuda:N"),
         ("training.name", "../x", "letters"),
+        ("training.start", 3, "or null"),
         ("images", 3, "CSV"),
         ("tiling", None, "a section"),
     ],

@@ -98,6 +98,13 @@ def test_an_unknown_image_is_named(folder):
         dry_run(folder, ["results/z/report.html"])
 
 
+def test_training_starts_from_a_known_model_only(folder):
+    training = {"table": "images.csv", "start": "nuclei-2d"}
+    assert dry_run(folder, ["train"], training=training) == {"train": 1}
+    with pytest.raises(WorkflowError, match=r"training\.start: model 'nuclei-9d'"):
+        dry_run(folder, ["train"], training=training | {"start": "nuclei-9d"})
+
+
 def test_training_needs_a_table(folder):
     with pytest.raises(WorkflowError, match="needs a table of images with references"):
         dry_run(folder, ["train"])

@@ -7,6 +7,7 @@ import tifffile
 import train
 from iaunet import checkpoint, patches, synthetic
 from iaunet.errors import InputError
+from nets import save_model
 
 
 @pytest.fixture
@@ -72,6 +73,18 @@ def test_a_run_that_was_stopped_goes_on_to_the_model_of_an_unbroken_one(table):
     other = checkpoint.load(run(broken, steps=6, table=table))[0].state_dict()
     for key, value in one.items():
         assert bool((value == other[key]).all()), key
+
+
+def test_training_starts_from_the_network_and_weights_of_a_model(table):
+    first = save_model(table.parent / "first.safetensors", 2)
+    path = run(table.parent, "--start", first, steps=1, table=table)
+    meta = checkpoint.read_meta(path)
+    assert meta["training"]["start"] == checkpoint.sha256(first)
+    assert meta["net"] == checkpoint.read_meta(first)["net"]
+    before, after = (checkpoint.load(file)[0].stem.weight for file in (first, path))
+    assert 0 < float((after - before).detach().abs().max()) < 0.01
+    with pytest.raises(InputError, match="a 2D model, the images are 3D"):
+        run(table.parent / "other", "--start", first, "--drawn", 5, "--ndim", 3, steps=1)
 
 
 def test_a_3d_model_can_be_trained_on_drawn_volumes_alone(table):

@@ -222,6 +222,16 @@ def training_table(wildcards):
     return config["training"]["table"]
 
 
+def training_start(wildcards):
+    """Return the model that `snakemake train` starts from, or nothing."""
+    return PLAN["start"] or []
+
+
+def start_option(wildcards):
+    """Return the option that names the model to start from, or nothing."""
+    return [f"--start={PLAN['start']}"] if PLAN["start"] else []
+
+
 def is_finished(image):
     """Tell whether the page of an image exists and no step has run on the image since."""
     page = Path(f"results/{image}/report.html")

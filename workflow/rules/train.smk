@@ -2,6 +2,7 @@ rule train:
     input:
         script=step("train.py"),
         table=training_table,
+        start=training_start,
     output:
         model="results/training/{name}.safetensors".format(
             name=config["training"]["name"]
@@ -26,11 +27,12 @@ rule train:
         minutes=config["training"]["minutes"],
         steps=config["training"]["steps"],
         seed=config["training"]["seed"],
+        start=start_option,
     shell:
         "python {input.script:q}"
         " --table={input.table:q} --name {params.name} --output {output.model}"
         " --card {output.card} --curves-csv {output.csv} --curves-png {output.png}"
         " --work training/{params.name}"
         " --max-minutes {params.minutes} --max-steps {params.steps} --seed {params.seed}"
-        " --threads {threads} --record {output.record}"
+        " {params.start:q} --threads {threads} --record {output.record}"
         " 2> {log}"

@@ -95,6 +95,11 @@ def check_config(run: Run) -> bool:
         table = run.config["training"]["table"]
         if table is not None and not run.watch(Path(table)):
             found.append(f"config, training.table: no such file {shown(table)}; correct the path")
+        if run.config["training"]["start"] is not None:
+            try:
+                run.model(run.config["training"]["start"], Path())
+            except InputError as error:
+                found.append(f"config, training.start: {error}")
     run.problems += found
     return not found
 
@@ -277,7 +282,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for problem in dict.fromkeys(run.problems):
             sys.stderr.write(f"error: {' '.join(problem.split())}\n")
         sys.exit(1)
-    found = {"table": None if table is None else str(table), "images": planned}
+    start = config["training"]["start"]
+    found = {
+        "table": None if table is None else str(table),
+        "images": planned,
+        "start": None if start is None else run.model(start, Path())[0],
+    }
     sys.stdout.write(json.dumps({**found, "watch": run.watched}))
     recorder.write(n_images=len(planned))
 

@@ -100,6 +100,15 @@ class IAUNet(nn.Module):
         in_channels: int = 1,
     ) -> None:
         super().__init__()
+        self.options = {
+            "ndim": ndim,
+            "widths": list(widths),
+            "pools": [list(pool) for pool in pools],
+            "max_offset": list(max_offset),
+            "max_sigma": list(max_sigma),
+        }
+        if kernels is not None:
+            self.options["kernels"] = [list(kernel) for kernel in kernels]
         self.ndim = ndim
         self.pools = [tuple(pool) for pool in pools]
         kernels = [(3,) * ndim] * len(widths) if kernels is None else [tuple(k) for k in kernels]
