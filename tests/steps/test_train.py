@@ -80,11 +80,27 @@ def test_training_starts_from_the_network_and_weights_of_a_model(table):
     path = run(table.parent, "--start", first, steps=1, table=table)
     meta = checkpoint.read_meta(path)
     assert meta["training"]["start"] == checkpoint.sha256(first)
-    assert meta["net"] == checkpoint.read_meta(first)["net"]
+    assert meta["net"] == meta["net"] | checkpoint.read_meta(first)["net"]
     before, after = (checkpoint.load(file)[0].stem.weight for file in (first, path))
     assert 0 < float((after - before).detach().abs().max()) < 0.01
     with pytest.raises(InputError, match="a 2D model, the images are 3D"):
         run(table.parent / "other", "--start", first, "--drawn", 5, "--ndim", 3, steps=1)
+
+
+def test_terms_are_chosen_by_name_and_what_only_training_needs_is_not_in_the_model(table):
+    words = ["--weights", "contrastive=0.1", "boundary=1", "discriminative=0.5", "triplet=0"]
+    words += ["--overlap", "lovasz", "--negatives", "hard", "--vectors", "conv"]
+    path = run(table.parent, *words, steps=2, table=table)
+    net, meta = checkpoint.load(path)
+    assert set(net.heads) == {"emb", "bnd"}
+    assert meta["training"]["weights"]["contrastive"] == 0.1
+    assert "triplet" not in meta["training"]["weights"]
+    assert (meta["training"]["overlap"], meta["training"]["vectors"]) == ("lovasz", "conv")
+    more = run(table.parent / "more", "--start", path, steps=1, table=table)
+    assert not set(checkpoint.load(more)[0].heads)
+    for wrong in ("tripplet=1", "mask", "mask=-1", "mask=nan"):
+        with pytest.raises(InputError, match=f"--weights: '{wrong}'"):
+            run(table.parent, "--weights", wrong, table=table)
 
 
 def test_a_3d_model_can_be_trained_on_drawn_volumes_alone(table):

@@ -13,7 +13,16 @@ MODULES = {path.stem: path for path in (SCRIPTS / "iaunet").glob("*.py")}
 LAYERS = {
     "ground": {"__init__", "errors", "fixedpoint", "grid", "labels", "normalize", "wording"},
     "arrays": {"clustering", "features", "identity", "kernels", "metrics", "plan", "synthetic"},
-    "torch": {"checkpoint", "losses", "net", "patches", "predict", "training"},
+    "torch": {
+        "checkpoint",
+        "embedding",
+        "losses",
+        "net",
+        "objective",
+        "patches",
+        "predict",
+        "training",
+    },
     "files": {"images", "labelfiles", "ngff", "omezarr", "outputs", "scenes", "schema"}
     | {"tables", "tiff", "tiling"},
     "reports": {"figures", "gallery", "page", "regions", "views"},

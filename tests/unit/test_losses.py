@@ -4,25 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from crops import drawn_batch
 from iaunet import losses
-
-
-def drawn_batch(rng, shape=(2, 20, 24), n=5):
-    """Labels of touching boxes and the centre of each voxel's instance."""
-    labels = np.zeros(shape, np.int64)
-    d = len(shape) - 1
-    for crop in labels:
-        for label in range(1, n + 1):
-            start = [rng.integers(0, length - 6) for length in shape[1:]]
-            crop[tuple(slice(s, s + rng.integers(3, 7)) for s in start)] = label
-    centre = np.zeros((shape[0], d, *shape[1:]), np.float32)
-    for b, crop in enumerate(labels):
-        for label in np.unique(crop[crop > 0]):
-            where = np.nonzero(crop == label)
-            middle = np.mean(where, axis=1)
-            for axis in range(d):
-                centre[b, axis][where] = middle[axis]
-    return torch.from_numpy(labels), torch.from_numpy(centre)
 
 
 @pytest.fixture(params=[(2, 20, 24), (2, 8, 14, 12)], ids=["2d", "3d"])
@@ -198,3 +181,52 @@ def test_triplet_without_enough_instances_is_zero(n):
         z, torch.zeros(n), torch.zeros(n, 2), torch.zeros(n, 5), radius_px=10.0
     )
     assert float(loss.detach()) == 0
+
+
+def test_lovasz_hinge_equals_its_loop():
+    rng = np.random.default_rng(5)
+    score = rng.normal(0, 1, (4, 30))
+    target = (rng.random((4, 30)) < [[0.3], [0.7], [0.0], [1.0]]).astype(float)
+    expected = []
+    for s, t in zip(score, target, strict=True):
+        error = 1 - s * (2 * t - 1)
+        order = np.argsort(-error, kind="stable")
+        loss = before = 0.0
+        for i in range(30):
+            wrong = np.zeros(30, bool)
+            wrong[order[: i + 1]] = True
+            found = np.where(wrong, 1 - t, t)
+            union = np.maximum(found, t).sum()
+            jaccard = 1 - np.minimum(found, t).sum() / union if union else 0.0
+            loss += max(0.0, error[order[i]]) * (jaccard - before)
+            before = jaccard
+        expected.append(loss)
+    found = losses.lovasz_hinge(torch.from_numpy(score), torch.from_numpy(target))
+    assert np.allclose(found, expected)
+
+
+def test_lovasz_instance_loss_is_zero_for_perfect_votes(batch):
+    labels, centre, _, lsig = batch
+    instances = losses.Instances(labels, centre)
+    grid = torch.stack(
+        torch.meshgrid(*[torch.arange(float(n)) for n in labels.shape[1:]], indexing="ij")
+    )
+    perfect = torch.where(labels[:, None] > 0, centre - grid[None], torch.full_like(centre, 99.0))
+    found = losses.instance(
+        perfect,
+        torch.full_like(lsig, -3.0),
+        labels,
+        instances,
+        chosen=torch.arange(instances.n),
+        window_px=(8,) * instances.ndim,
+        overlap="lovasz",
+    )
+    assert float(found) == pytest.approx(0, abs=1e-5)
+
+
+def test_boundary_counts_outlines_more():
+    logit = torch.tensor([[[[0.3, -1.0]]]], requires_grad=True)
+    target = torch.tensor([[[[1.0, 0.0]]]])
+    p = torch.sigmoid(logit.detach()).flatten()
+    expected = (3 * -math.log(p[0]) - math.log(1 - p[1])) / 2
+    assert float(losses.boundary(logit, target).detach()) == pytest.approx(expected)

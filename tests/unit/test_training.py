@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from iaunet import patches, training
+from iaunet import objective, patches, training
 from iaunet.errors import InputError
+from iaunet.net import IAUNet
 from nets import small_net
 
 PLAIN = patches.Augmentation(zoom=(0.8, 1.2), small_px=0, zoom_small=1, anisotropy=1, empty=0.1)
@@ -23,7 +24,7 @@ def recipe(**change):
         "ema": 0.99,
         "bf16": False,
     }
-    return training.Recipe(**(options | change))
+    return objective.Recipe(**(options | change))
 
 
 @pytest.fixture
@@ -88,6 +89,54 @@ def test_a_damaged_checkpoint_and_one_of_another_network_are_refused(sampler, tm
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(InputError, match="damaged checkpoint"):
         trainer.load(path)
+
+
+def test_every_term_can_be_chosen_and_lowers_itself(sampler):
+    torch.manual_seed(0)
+    net = IAUNet(**(small_net(2).options | {"emb_dim": 4, "proj_dim": 8, "outline": True}))
+    names = ("discriminative", "contrastive", "boundary")
+    chosen = recipe(weights=dict.fromkeys(names, 1.0), learning_rate=1e-2)
+    trainer = training.Trainer(net, chosen, 1)
+    batch = sampler.batch(1)
+    first = trainer.train_step(batch, 0.3)
+    assert set(names) == set(first) & set(objective.TERMS)
+    for _ in range(30):
+        last = trainer.train_step(batch, 0.3)
+    for name in names:
+        assert last[name] < 0.9 * first[name], name
+
+
+def test_consistency_between_slices_is_part_of_the_contrastive_term_in_3d():
+    torch.manual_seed(0)
+    net = IAUNet(**(small_net(3).options | {"proj_dim": 8}))
+    labels = torch.zeros(1, 8, 16, 16, dtype=torch.long)
+    labels[:, 2:6, 4:12, 4:12] = 1
+    out = net(torch.randn(1, 1, 8, 16, 16))
+
+    def term():
+        generator = torch.Generator().manual_seed(0)
+        return float(objective.contrastive(out, labels, generator).detach())
+
+    with pytest.MonkeyPatch.context() as patch:
+        together = term()
+        patch.setattr(objective, "CONSISTENCY", 0.0)
+        assert term() < together
+
+
+@pytest.mark.parametrize("negatives", ["random", "hard", "similar"])
+def test_a_triplet_that_collapses_becomes_semi_hard(sampler, negatives, monkeypatch):
+    seen = []
+
+    def triplet(z, *rest, semi_hard, **more):
+        seen.append(semi_hard)
+        return z.sum() * 0, {"active": 1.0, "distance": 0.01}
+
+    monkeypatch.setattr(objective.losses, "triplet", triplet)
+    monkeypatch.setattr(training, "PATIENCE", 3)
+    trainer = training.Trainer(small_net(2), recipe(negatives=negatives), 1)
+    for _ in range(5):
+        trainer.train_step(sampler.batch(0), 0.5)
+    assert seen == [False, False, False, True, True]
 
 
 def test_learning_rate_warms_up_and_ends_at_one_percent():

@@ -31,6 +31,7 @@ from iaunet import (
     images,
     metrics,
     normalize,
+    objective,
     patches,
     predict,
     synthetic,
@@ -74,6 +75,9 @@ WEIGHTS = {
     "vote": 1.0,
     "triplet": 0.3,
 }
+EMB_DIM = 8
+PROJ_DIM = 32
+VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
 GRID = {
     "suppress": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "seed": (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
@@ -92,6 +96,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--drawn", type=int, default=0, help="how many images of nuclei to draw besides")
     add("--ndim", type=int, choices=(2, 3), help="axes; needed when there is no table")
     add("--start", type=Path, help="model file whose weights the training starts from")
+    add("--weights", nargs="*", default=[], metavar="TERM=WEIGHT", help=weights_help())
+    add("--overlap", choices=("dice", "lovasz"), default="dice", help="of the instance term")
+    add("--negatives", choices=tuple(objective.NEGATIVES), default="similar", help="of triplets")
+    add("--vectors", choices=("conv", "spatial", "hybrid"), default="hybrid", help=VECTORS_HELP)
     add("--name", required=True, help="name of the model")
     add("--output", type=Path, required=True, help="model file to write")
     add("--card", type=Path, help="model card to write, Markdown")
@@ -104,6 +112,36 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, required=True, help="CPU threads")
     add("--seed", type=int, required=True, help="of weights, crops and drawn images")
     return parser.parse_args(argv)
+
+
+def weights_help() -> str:
+    """Return which terms of the loss there are, with their weights."""
+    known = (f"{name} {WEIGHTS.get(name, 0.0):g}" for name in objective.TERMS)
+    return f"change terms of the loss; the default is {', '.join(known)}"
+
+
+def weights_of(changes: Sequence[str]) -> dict[str, float]:
+    """Return the weight of every term, with changes like triplet=0.1.
+
+    Raises
+    ------
+    InputError
+        A term is unknown, or a weight is no number of at least 0.
+    """
+    weights = {name: WEIGHTS.get(name, 0.0) for name in objective.TERMS}
+    for change in changes:
+        name, _, text = change.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if name not in weights or not 0 <= value < math.inf:
+            raise InputError(
+                f"--weights: '{change}': needs TERM=WEIGHT with a weight of at least 0 and a "
+                f"term of {', '.join(objective.TERMS)}"
+            )
+        weights[name] = value
+    return weights
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.load(state)
         log.info("going on from step %d", trainer.step)
     optimise(trainer, train, validation, args, state)
-    net = best_net(trainer)
+    net = exported(best_net(trainer))
     cases = outputs_of(net, validation)
     settings, score = fit_thresholds(cases, start_settings(ndim, train), net.id_stride)
     scores = accuracy_of(cases, settings, net.id_stride)
@@ -227,16 +265,25 @@ def make_trainer(
 ) -> training.Trainer:
     """Return a new network with what the data say of object sizes, or that of `--start`."""
     torch.manual_seed(args.seed)
+    weights = weights_of(args.weights)
+    heads = {
+        "emb_dim": EMB_DIM if weights["discriminative"] and args.vectors != "spatial" else 0,
+        "proj_dim": PROJ_DIM if weights["contrastive"] else 0,
+        "outline": weights["boundary"] > 0,
+    }
     if args.start is None:
-        net = new_net(ndim, train)
+        net = IAUNet(ndim, **NET[ndim], **ranges(ndim, train), **heads)
     else:
-        net, meta = checkpoint.load(args.start)
+        started, meta = checkpoint.load(args.start)
         if meta["ndim"] != ndim:
             raise InputError(f"{args.start}: a {meta['ndim']}D model, the images are {ndim}D")
+        net = IAUNet(**(started.options | heads))
+        known = {key: v for key, v in started.state_dict().items() if key in net.state_dict()}
+        net.load_state_dict(known, strict=False)  # heads that it had not are new
     diameters = [patches.median_diameter(image) for image in train if image.n]
     diameter = float(np.median(diameters))
-    recipe = training.Recipe(
-        weights=WEIGHTS,
+    recipe = objective.Recipe(
+        weights=weights,
         learning_rate=2e-3,
         weight_decay=1e-4,
         boundary=1.0,
@@ -247,22 +294,23 @@ def make_trainer(
         id_gradient=0.1,
         ema=0.998,
         bf16=bool(torch.cpu.get_capabilities().get("avx512_bf16")),
+        overlap=args.overlap,
+        negatives=args.negatives,
+        vectors=args.vectors,
+        unit_px=max(2.0, diameter / 4),
     )
     return training.Trainer(net, recipe, args.seed)
 
 
-def new_net(ndim: int, train: Sequence[patches.Annotated]) -> IAUNet:
-    """Return a network with random weights; object sizes bound its offsets and bandwidths."""
+def ranges(ndim: int, train: Sequence[patches.Annotated]) -> dict[str, list[float]]:
+    """Return the largest offsets and bandwidths that the sizes of the objects ask for, px."""
     zoom = AUGMENTATION[ndim].zoom[1]
     reach = np.concatenate([image.reach[1:] for image in train if image.n])
     offset = np.clip(np.percentile(reach, 99, axis=0) * 1.25 * zoom**0.5, 8, 400)
-    sigma = np.maximum(4, offset / 2)
-    return IAUNet(
-        ndim,
-        **NET[ndim],
-        max_offset=[round(float(v), 1) for v in offset],
-        max_sigma=[round(float(v), 1) for v in sigma],
-    )
+    return {
+        "max_offset": [round(float(v), 1) for v in offset],
+        "max_sigma": [round(float(v), 1) for v in np.maximum(4, offset / 2)],
+    }
 
 
 def optimise(
@@ -350,6 +398,14 @@ def averaged(trainer: training.Trainer) -> IAUNet:
 def best_net(trainer: training.Trainer) -> IAUNet:
     """Return the network of the best validation, or the last one when there was none."""
     return rebuilt(trainer.net, trainer.best.get("weights") or trainer.average.state)
+
+
+def exported(net: IAUNet) -> IAUNet:
+    """Return the network without what only training needs."""
+    final = IAUNet(**(net.options | {"proj_dim": 0}))
+    names = final.state_dict().keys()
+    final.load_state_dict({key: v for key, v in net.state_dict().items() if key in names})
+    return final.eval()
 
 
 def rebuilt(like: IAUNet, weights: dict[str, torch.Tensor]) -> IAUNet:
@@ -475,7 +531,10 @@ def model_meta(
             "steps": trainer.step,
             "minutes": round(trainer.seconds / 60, 1),
             "seed": args.seed,
-            "weights": recipe.weights,
+            "weights": {name: w for name, w in recipe.weights.items() if w},
+            "overlap": recipe.overlap,
+            "negatives": recipe.negatives,
+            "vectors": recipe.vectors,
             "learning_rate": recipe.learning_rate,
             "crop_px": list(CROP[net.ndim]),
             "crops_per_step": 2 * PAIRS[net.ndim],

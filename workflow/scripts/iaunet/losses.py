@@ -52,6 +52,18 @@ def seed(logit: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return fg + bg
 
 
+def boundary(logit: torch.Tensor, target: torch.Tensor, positive: float = 3.0) -> torch.Tensor:
+    """Binary cross-entropy of the outline map; outline voxels count `positive` times.
+
+    Parameters
+    ----------
+    logit, target : (B, 1, ...) float
+        Boundary logit; 1 where a voxel's neighbourhood holds several labels.
+    """
+    weight = logit.new_tensor(positive)
+    return F.binary_cross_entropy_with_logits(logit, target, pos_weight=weight)
+
+
 class Instances:
     """The instances of a batch of crops: voxels, owners and centres as flat tensors.
 
@@ -117,8 +129,9 @@ def instance(
     *,
     chosen: torch.Tensor,
     window_px: tuple[int, ...],
+    overlap: str = "dice",
 ) -> torch.Tensor:
-    """Mean over chosen instances of 1 - Dice between soft mask and instance, in a window.
+    """Mean over chosen instances of the mismatch of soft mask and instance, in a window.
 
     phi_k(p) = exp(-sum_a (x_p + o_p - C_k)_a^2 / (2 sigma_ka^2)), sigma_k = exp(mean log sigma
     over the instance) (form of EmbedSeg, arXiv 2101.10033, after Neven et al.).
@@ -131,6 +144,8 @@ def instance(
         Which instances take part.
     window_px : d ints
         Window around the centre in which the masks are compared; at most the crop.
+    overlap : {"dice", "lovasz"}
+        1 - Dice(phi, instance), or the Lovasz hinge of 2 phi - 1.
     """
     if not len(chosen):
         return off.sum() * 0
@@ -153,8 +168,35 @@ def instance(
     phi = (-0.5 * (delta**2).sum(-1)).exp().flatten(1)  # (M, V)
     inside = (labels[where] == instances.label[chosen].reshape(-1, *[1] * d)).flatten(1)
     inside = inside.float()
+    if overlap == "lovasz":
+        return lovasz_hinge(2 * phi - 1, inside).mean()
     dice = (2 * (phi * inside).sum(1) + EPSILON) / (phi.sum(1) + inside.sum(1) + EPSILON)
     return (1 - dice).mean()
+
+
+def lovasz_hinge(score: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the Lovasz extension of 1 - IoU at the hinge errors, of every row.
+
+    With errors m_i = [1 - score_i (2 target_i - 1)]_+ sorted from the largest, sum_i m_i
+    (J_i - J_(i-1)), J_i the Jaccard loss when the first i voxels are wrong (Berman et al.,
+    arXiv 1705.08790, algorithm 1).
+
+    Parameters
+    ----------
+    score, target : (M, V) float
+        Positive scores mean inside; targets are 0 or 1.
+
+    Returns
+    -------
+    (M,) tensor
+    """
+    error = 1 - score * (2 * target - 1)
+    error, order = error.sort(1, descending=True)
+    true = target.gather(1, order)
+    total = true.sum(1, keepdim=True)
+    jaccard = 1 - (total - true.cumsum(1)) / (total + (1 - true).cumsum(1)).clamp(min=1)
+    step = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], 1)
+    return (F.relu(error) * step).sum(1)
 
 
 def triplet(
@@ -167,6 +209,7 @@ def triplet(
     margin: float = 0.3,
     similarity: float = 0.5,
     semi_hard: bool = False,
+    generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Triplet loss with hard negatives of similar morphology among neighbours.
 
@@ -183,8 +226,12 @@ def triplet(
         px; instances of other images must lie farther than `radius_px`.
     morphology : (N, M)
         Standardised shape and intensity features.
+    similarity : float
+        How much similar morphology counts; 0: distance alone.
     semi_hard : bool
         Only negatives farther than the positive, as long as there are any.
+    generator : torch.Generator, optional
+        When given, a negative is any neighbour by chance (for comparison).
 
     Returns
     -------
@@ -201,7 +248,9 @@ def triplet(
     negative = ~same & (apart < radius_px)
     d_ap = torch.where(positive, d, d.new_tensor(-1.0)).amax(1)
     key = d.detach() - similarity * torch.exp(-torch.cdist(morphology, morphology).pow(2))
-    if semi_hard:
+    if generator is not None:
+        key = torch.rand(n, n, generator=generator).to(z)
+    elif semi_hard:
         key = torch.where(d > d_ap[:, None], key, key + 10.0)
     nearest = torch.where(negative, key, key.new_tensor(1e4)).argmin(1)
     valid = positive.any(1) & negative.any(1)

@@ -36,6 +36,9 @@ class Outputs(NamedTuple):
     off: torch.Tensor  # (B, d, ...) px, array axis order
     lsig: torch.Tensor  # (B, d, ...) log px
     id: torch.Tensor  # (B, 16, .../stride) unit length
+    emb: torch.Tensor | None = None  # (B, E, ...) free embedding
+    bnd: torch.Tensor | None = None  # (B, 1, ...) logit of the outline
+    proj: torch.Tensor | None = None  # (B, 32, ...) unit length, for training only
 
 
 class Residual(nn.Module):
@@ -79,6 +82,11 @@ class IAUNet(nn.Module):
         Length of the identity vector and width of its branch.
     in_channels : int
         Channels of the image.
+    emb_dim, proj_dim : int
+        Channels of the embedding that the discriminative loss shapes, and of the projection
+        that the contrastive loss sees; 0: no such head.
+    outline : bool
+        Whether there is a head for the outline.
 
     Notes
     -----
@@ -98,21 +106,30 @@ class IAUNet(nn.Module):
         id_dim: int = 16,
         id_width: int = 64,
         in_channels: int = 1,
+        emb_dim: int = 0,
+        proj_dim: int = 0,
+        outline: bool = False,
     ) -> None:
         super().__init__()
-        self.options = {
-            "ndim": ndim,
-            "widths": list(widths),
-            "pools": [list(pool) for pool in pools],
-            "max_offset": list(max_offset),
-            "max_sigma": list(max_sigma),
-        }
-        if kernels is not None:
-            self.options["kernels"] = [list(kernel) for kernel in kernels]
         self.ndim = ndim
         self.pools = [tuple(pool) for pool in pools]
         kernels = [(3,) * ndim] * len(widths) if kernels is None else [tuple(k) for k in kernels]
         _check(ndim, widths, self.pools, kernels, max_offset, max_sigma)
+        self.options = {
+            "ndim": ndim,
+            "widths": list(widths),
+            "pools": [list(pool) for pool in pools],
+            "kernels": [list(kernel) for kernel in kernels],
+            "max_offset": list(max_offset),
+            "max_sigma": list(max_sigma),
+            "id_dim": id_dim,
+            "id_width": id_width,
+            "in_channels": in_channels,
+            "emb_dim": emb_dim,
+            "proj_dim": proj_dim,
+            "outline": outline,
+        }
+        heads = {"emb": emb_dim, "proj": proj_dim, "bnd": int(outline)}
         pad = tuple(k // 2 for k in kernels[0])
         self.stem = CONV[ndim](in_channels, widths[0], kernels[0], padding=pad, bias=False)
         self.stem_norm = NORM[ndim](widths[0], momentum=0.05)
@@ -126,6 +143,9 @@ class IAUNet(nn.Module):
             for i in range(len(self.pools))
         )
         self.head = CONV[ndim](widths[0], 2 + 2 * ndim, 1)
+        self.heads = nn.ModuleDict(
+            {name: CONV[ndim](widths[0], width, 1) for name, width in heads.items() if width}
+        )
         self.id_levels = _id_levels(self.pools)
         fan_in = sum(widths[level] for level in self.id_levels)
         self.id_mix = CONV[ndim](fan_in, id_width, 3, padding=1, bias=False)
@@ -137,6 +157,9 @@ class IAUNet(nn.Module):
 
     def _initialise(self, max_sigma: Sequence[float]) -> None:
         nn.init.normal_(self.head.weight, std=0.02)
+        for head in self.heads.values():
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
         nn.init.normal_(self.id_out.weight, std=0.1)
         nn.init.zeros_(self.id_out.bias)
         with torch.no_grad():
@@ -169,12 +192,16 @@ class IAUNet(nn.Module):
             h = self.decoder[level](torch.cat([h, skips[level]], 1))
             features[level] = h
         raw = self.head(h).float()  # (B, 2 + 2d, ...)
+        more = {name: head(h).float() for name, head in self.heads.items()}
+        if "proj" in more:
+            more["proj"] = F.normalize(more["proj"], dim=1, eps=1e-6)
         return Outputs(
             fg=raw[:, :1],
             seed=raw[:, 1:2],
             off=clamp(raw[:, 2 : 2 + self.ndim], -self.max_offset, self.max_offset),
             lsig=clamp(raw[:, 2 + self.ndim :], torch.zeros_like(self.max_lsig), self.max_lsig),
             id=self._identity(features, id_gradient),
+            **more,
         )
 
     def _identity(self, features: dict[int, torch.Tensor], id_gradient: float) -> torch.Tensor:

@@ -153,7 +153,9 @@ class Blocks:
         image[grid.shift(inside, grid.origin(window))] = self.read(inside)
         x = laid_out(torch.from_numpy(image)[None, None].to(self.device))
         with torch.inference_mode():
-            outputs = _cut(self.net(x)._asdict(), grid.shift(block, grid.origin(window)), stride)
+            outputs = self.net(x)._asdict()
+            outputs = {name: value for name, value in outputs.items() if value is not None}
+            outputs = _cut(outputs, grid.shift(block, grid.origin(window)), stride)
             fixed = quantised(Outputs(**outputs))
         self.voxels_computed += image.size
         kept = tuple(

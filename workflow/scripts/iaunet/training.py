@@ -10,113 +10,21 @@ import queue
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from iaunet import cli, losses
+from iaunet import cli
 from iaunet.errors import InputError
-from iaunet.net import IAUNet, Outputs
+from iaunet.net import IAUNet
+from iaunet.objective import Recipe, loss_terms
 from iaunet.predict import laid_out
 
-VISIBLE = 0.3
-"""Share of an instance that a crop must show for its identity to count."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is fitted; see METHODS for the terms.
-
-    Weights are those of the terms mask, seed, instance, variance, vote and triplet.
-    `boundary` is the extra weight of mask voxels at outlines, `vote_px` the distance at which
-    the vote term turns linear, `window_px` the window of the instance term, `neighbours_px`
-    how far a triplet's negative may be, `id_gradient` the share of the identity gradient
-    that reaches the trunk.
-    """
-
-    weights: dict[str, float]
-    learning_rate: float
-    weight_decay: float
-    boundary: float
-    vote_px: float
-    window_px: tuple[int, ...]
-    instances: int
-    neighbours_px: float
-    id_gradient: float
-    ema: float
-    bf16: bool
-
-
-def loss_terms(
-    out: Outputs,
-    batch: dict,
-    recipe: Recipe,
-    *,
-    progress: float,
-    id_stride: tuple[int, ...],
-    generator: torch.Generator,
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Return the unweighted terms of the loss, and facts about the triplets.
-
-    The triplet starts after 5 % of the training, semi-hard until 20 %, then batch-hard.
-    """
-    labels = batch["labels"]
-    instances = losses.Instances(labels, batch["centre"])
-    whole = labels[:, None]
-    target = (whole > 0).float()
-    chosen = torch.randperm(instances.n, generator=generator)[: recipe.instances * len(labels)]
-    terms = {
-        "mask": losses.mask(out.fg, target, losses.boundary_weight(whole, recipe.boundary)),
-        "seed": losses.seed(out.seed, batch["depth"]),
-        "instance": losses.instance(
-            out.off, out.lsig, labels, instances, chosen=chosen, window_px=recipe.window_px
-        ),
-        "variance": losses.variance(out.lsig, instances),
-        "vote": losses.vote(out.off, instances, recipe.vote_px),
-    }
-    facts = {"active": math.nan, "distance": math.nan}
-    if progress >= 0.05 and recipe.weights["triplet"] > 0 and instances.n:
-        terms["triplet"], facts = _triplet(
-            out.id, batch, instances, recipe, id_stride, semi_hard=progress < 0.2
-        )
-    return terms, facts
-
-
-def _triplet(
-    id_map: torch.Tensor,
-    batch: dict,
-    instances: losses.Instances,
-    recipe: Recipe,
-    id_stride: tuple[int, ...],
-    *,
-    semi_hard: bool,
-) -> tuple[torch.Tensor, dict[str, float]]:
-    where = instances.where
-    cells = [
-        torch.div(p, s, rounding_mode="floor") for p, s in zip(where[1:], id_stride, strict=True)
-    ]
-    per_voxel = id_map.movedim(1, -1)[(where[0], *cells)]  # (P, 16)
-    z = torch.nn.functional.normalize(instances.mean(per_voxel), dim=1, eps=1e-6)
-    pair = batch["pair"][instances.crop]
-    size = torch.stack(
-        [batch["size"][c][k] for c, k in zip(instances.crop, instances.label, strict=True)]
-    )
-    morphology = torch.stack(
-        [batch["morphology"][c][k] for c, k in zip(instances.crop, instances.label, strict=True)]
-    )
-    visible = instances.size >= VISIBLE * size
-    centre = instances.centre + batch["shift"][instances.crop] + 1e5 * pair[:, None]
-    return losses.triplet(
-        z[visible],
-        (pair * 10**7 + instances.label)[visible],
-        centre[visible],
-        morphology[visible],
-        radius_px=recipe.neighbours_px,
-        semi_hard=semi_hard,
-    )
+COLLAPSED = 0.1
+PATIENCE = 200
+"""Steps with a mean anchor-negative distance below `COLLAPSED` that bring semi-hard back."""
 
 
 class Average:
@@ -150,6 +58,7 @@ class Trainer:
         self.average = Average(net, recipe.ema)
         self.step = 0
         self.seconds = 0.0
+        self.collapsed = 0
         self.best: dict = {"score": -1.0}
         self.history: list[dict] = []
         formats = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -180,6 +89,7 @@ class Trainer:
             progress=progress,
             id_stride=self.net.id_stride,
             generator=generator,
+            semi_hard=self.collapsed >= PATIENCE,
         )
         total = sum(recipe.weights[name] * term for name, term in terms.items())
         bad = [name for name, term in terms.items() if not bool(term.isfinite())]
@@ -191,6 +101,8 @@ class Trainer:
         self.optimiser.step()
         self.average.update(self.net, self.step)
         self.step += 1
+        if not math.isnan(facts["distance"]):
+            self.collapsed = self.collapsed + 1 if facts["distance"] < COLLAPSED else 0
         return {name: float(term.detach()) for name, term in terms.items()} | facts | {"rate": rate}
 
     def save(self, path: Path) -> None:
@@ -203,6 +115,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "seed": self.seed,
+            "collapsed": self.collapsed,
             "history": self.history,
             "best": {k: v for k, v in self.best.items() if k != "weights"},
         }
@@ -244,6 +157,7 @@ class Trainer:
             state["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(state)
         self.step, self.seconds = facts["step"], facts["seconds"]
+        self.collapsed = facts["collapsed"]
         self.history = facts["history"]
         self.best = {**facts["best"], "weights": parts["best"]}
 
