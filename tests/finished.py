@@ -114,8 +114,8 @@ def measured(
     frame = pd.DataFrame({"image": name, "label": found["label"]})
     for axis, letter in enumerate(axes):
         frame[f"{letter}_px"] = found[f"centroid-{axis}"]
-        frame[f"bbox_{letter}0"] = found[f"bbox-{axis}"]
-        frame[f"bbox_{letter}1"] = found[f"bbox-{axis + image.ndim}"]
+        frame[f"bbox_{letter}_min"] = found[f"bbox-{axis}"]
+        frame[f"bbox_{letter}_max"] = found[f"bbox-{axis + image.ndim}"]
     frame[size] = found["area"].astype(np.int64)
     frame["confidence"] = 0.4 + 0.6 * np.random.default_rng(1).beta(5, 1, len(frame))
     total = np.bincount(labels.ravel(), image.ravel().astype(float))

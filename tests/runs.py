@@ -28,6 +28,7 @@ def write_header_model(path, ndim=2, **changes):
         "max_offset": [16] * ndim,
         "max_sigma": [16] * ndim,
         "clustering": {},
+        "weights_sha256": "",
         **changes,
     }
     header = json.dumps({"__metadata__": {"iaunet": json.dumps(meta)}}).encode()

@@ -162,6 +162,10 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     assert json.loads((tmp_path / "results/odd/metrics.json").read_text())["n_batches"] == 1
 
     assert "Nothing to be done" in snakemake(tmp_path).stderr
+    for file in ("objects.csv", "objects.parquet", "odd.ome.zarr", "report.html"):
+        (tmp_path / "results/odd" / file).rename(tmp_path / "aside")
+        assert "Nothing to be done" not in snakemake(tmp_path, "--dry-run").stdout, file
+        (tmp_path / "aside").rename(tmp_path / "results/odd" / file)
     # What the network saw is gone, and measuring again does not need it.
     again = snakemake(tmp_path, "--dry-run", "--forcerun", "measure")
     started = again.stderr.splitlines() + again.stdout.splitlines()

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 
 import check
@@ -92,11 +94,12 @@ def test_all_problems_of_config_and_table_are_listed_at_once(folder, capsys):
         ({"pixel_um_y": "1e300"}, "at most 100000"),
         ({"pixel_um_y": "."}, "column pixel_um_y"),
         ({"reference": "a.tif"}, "the image itself"),
+        ({"path": "/"}, "column path: '/' is a folder that is not an OME-Zarr"),
         ({"model": "no-such"}, "column model: model 'no-such'"),
         ({"model": "a.tif"}, "column model: a.tif"),
         ({"model": "m3.safetensors"}, "is for 3D images, 'a.tif' has 2 axes (50, 70)"),
-        ({"channel": "DAPI"}, "column channel: found 'DAPI', the file has 1 channels: 0 (0)"),
-        ({"frame": "2"}, "column frame: found '2', the file has 1 frames"),
+        ({"channel": "DAPI"}, "column channel: found 'DAPI', the file has 1 channel: 0 (0)"),
+        ({"frame": "2"}, "column frame: found '2', the file has 1 frame"),
         ({"chanel": "1"}, "column 'chanel': unknown column; did you mean 'channel'?"),
     ],
 )
@@ -105,6 +108,44 @@ def test_a_bad_row_is_named_with_row_and_column(folder, capsys, changes, says):
     found = problems(capsys)
     assert says in "\n".join(found)
     assert all("images.csv" in line for line in found)
+
+
+def test_a_mistake_of_the_config_hides_none_of_the_table(folder, capsys):
+    tifffile.imwrite(folder / "two.tif", np.zeros((2, 9, 9), np.uint8), metadata={"axes": "CYX"})
+    rows = [
+        row(path="two.tif", model="no-such"),
+        row(image="b", model="m3.safetensors"),
+        row(image="c", frame="1"),
+    ]
+    assert run(folder, rows, device="gpu", training={"table": "no.csv", "minutes": -1}) == 1
+    text = "\n".join(problems(capsys))
+    for part in (
+        "config, device: found 'gpu'",
+        "config, training.minutes: found -1",
+        "config, training.table: no such file 'no.csv'",
+        "row 2, column model: model 'no-such'",
+        "row 2, column channel: found '', the file has 2 channels",
+        "row 3, column model: 'm3.safetensors' is for 3D images",
+        "row 4, column frame: found '1'",
+    ):
+        assert part in text
+
+
+def test_axes_and_batches_are_those_of_the_chosen_scene(folder, capsys):
+    with tifffile.TiffWriter(folder / "scenes.ome.tif") as writer:
+        options = {"photometric": "minisblack"}
+        stack = {"axes": "ZYX", "Name": "stack"}
+        writer.write(np.zeros((5, 64, 64), np.uint8), metadata=stack, **options)
+        writer.write(
+            np.zeros((64, 80), np.uint8), metadata={"axes": "YX", "Name": "flat"}, **options
+        )
+    tiling = {"core_px": [32, 32], "tiles_per_batch": 1}
+    assert run(folder, [row(path="scenes.ome.tif", scene="flat")], tiling=tiling) == 0
+    assert json.loads(capsys.readouterr().out)["images"]["a"]["n_batches"] == 2 * 3
+    assert run(folder, [row(path="scenes.ome.tif", scene="stack")]) == 1
+    assert "has 3 axes (5, 64, 64)" in problems(capsys)[0]
+    assert run(folder, [row(path="scenes.ome.tif")]) == 1
+    assert "needs one of them" in problems(capsys)[0]
 
 
 def test_ids_that_differ_by_case_only_are_duplicates(folder, capsys):

@@ -77,6 +77,8 @@ def finish(folder, image, labels, pixel_um, seams=()):
             "peak_memory_mb": 30,
             "host": "n1",
             "device": "cpu",
+            "voxels": 70,
+            "packages": {"numpy": "2.1", "torch": "2.6"},
             "options": {"batch": 0, "device": "auto"},
         },
         "infer1": {
@@ -86,6 +88,8 @@ def finish(folder, image, labels, pixel_um, seams=()):
             "peak_memory_mb": 20,
             "host": "n2",
             "device": "cpu",
+            "voxels": 30,
+            "packages": {"numpy": "2.1", "torch": "2.7"},
             "options": {"batch": 1, "device": "auto"},
         },
     }
@@ -163,6 +167,8 @@ def test_metrics_count_and_provenance_joins_the_jobs_of_a_step(rng, tmp_path):
         "peak_memory_mb": 30,
         "host": "n1, n2",
         "device": "cpu",
+        "voxels": 100,
+        "packages": {"numpy": "2.1", "torch": "2.6, 2.7"},
         "options": {"device": "auto"},
     }
     assert own["peak_memory_mb"] > 0

@@ -111,15 +111,17 @@ def test_a_3d_model_can_be_trained_on_drawn_volumes_alone(table):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("d,a.tif,,g,train", "row 4: no reference"),
+        ("d,a.tif,,g,train", "row 5: no reference"),
         ("d,a.tif,a_mask.tif,g,test", "split is 'test'"),
         ("d,a.tif,small.tif,g,train", r"small.tif: shape \(9, 9\)"),
-        ("d,a.tif,a_float.tif,g,train", "a_float.tif: float32"),
+        ("d,a.tif,a_float.tif,g,train", "a_float.tif: holds float32"),
+        ("d,a.tif,a_minus.tif,g,train", "a_minus.tif: negative labels"),
     ],
 )
 def test_rows_that_cannot_be_learned_from_are_named(table, row, message):
     tifffile.imwrite(table.parent / "small.tif", np.zeros((9, 9), np.uint8))
     tifffile.imwrite(table.parent / "a_float.tif", np.zeros((96, 96), np.float32))
+    tifffile.imwrite(table.parent / "a_minus.tif", np.full((96, 96), -1, np.int16))
     table.write_text(table.read_text() + row + "\n")
     with pytest.raises(InputError, match=message):
         run(table.parent, table=table)

@@ -106,8 +106,20 @@ def test_a_wrong_halo_in_the_metadata_is_refused(model):
 
 def test_weights_that_are_not_finite_are_refused(model):
     path, _, _ = model
-    rewrite(path, lambda weights, meta: weights["stem.weight"].fill_(float("nan")))
+    net, meta = checkpoint.load(path)
+    weights = net.state_dict()
+    weights["stem.weight"].fill_(float("nan"))
+    checkpoint.save(path, weights, meta)
     with pytest.raises(InputError, match="NaN"):
+        checkpoint.load(path)
+
+
+def test_one_flipped_bit_of_the_weights_is_found(model):
+    path, _, _ = model
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged: the weights are not those that were saved"):
         checkpoint.load(path)
 
 

@@ -82,10 +82,15 @@ def test_a_damaged_checkpoint_and_one_of_another_network_are_refused(sampler, tm
     path = tmp_path / "checkpoint.safetensors"
     trainer = training.Trainer(small_net(2), recipe(), 1)
     trainer.save(path)
-    with pytest.raises(InputError, match="checkpoint of another network"):
+    with pytest.raises(InputError, match="differs in network, recipe;"):
         training.Trainer(small_net(3), recipe(window_px=(4, 8, 8)), 1).load(path)
-    with pytest.raises(InputError, match="seed 1, this run has 2"):
+    with pytest.raises(InputError, match="differs in seed;"):
         training.Trainer(small_net(2), recipe(), 2).load(path)
+    other = recipe(weights={"mask": 1.0})
+    with pytest.raises(InputError, match="differs in recipe; delete it"):
+        training.Trainer(small_net(2), other, 1).load(path)
+    with pytest.raises(InputError, match="differs in images; delete it"):
+        training.Trainer(small_net(2), recipe(), 1, data="others").load(path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(InputError, match="damaged checkpoint"):
         trainer.load(path)

@@ -72,7 +72,7 @@ def test_jobs_of_one_step_are_one_row():
     records = [
         {"step": "infer", "seconds": 2.0, "peak_memory_mb": 10, "host": "a"},
         {"step": "infer", "seconds": 3.0, "peak_memory_mb": 30, "host": "b"},
-        {"step": "stitch", "n_jobs": 4, "hosts": ["c"]},
+        {"step": "stitch", "n_jobs": 4, "host": "c"},
     ]
     infer, stitch = wording.steps({"steps": records})
     assert (infer["jobs"], infer["seconds"], infer["peak_memory_mb"]) == ("2", "5", "30")

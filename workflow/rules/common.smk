@@ -97,6 +97,9 @@ def checked_plan():
 
 for section in ("tiling", "normalize", "clustering", "stitching"):
     config[section] = with_numbers(config[section])
+if isinstance(config["training"], dict):
+    for key in {"minutes", "steps", "seed"} & set(config["training"]):
+        config["training"][key] = with_numbers(config["training"][key])
 
 VERSION = library_version()
 PLAN = checked_plan()
@@ -117,6 +120,11 @@ def scaled(base):
         return base * attempt
 
     return resource
+
+
+def network_memory(wildcards, threads, attempt):
+    """Return MB for inference: every thread computes a block of its own, 3 GB at most."""
+    return (1500 + 3000 * threads) * attempt
 
 
 def row_of(wildcards):
@@ -200,7 +208,18 @@ def clustering_options(wildcards):
 
 def run_results(wildcards):
     """Return what a whole run makes."""
-    return ["results/summary.csv", "results/summary.html"] if IMAGES else []
+    if not IMAGES:
+        return []
+    # All of it by name, so that a deleted file is made again.
+    files = (
+        "objects.csv objects.parquet seams.csv metrics.json provenance.json report.html"
+    )
+    return [
+        "results/summary.csv",
+        "results/summary.html",
+        *per_image("results/{image}/{image}.ome.zarr"),
+        *(f"results/{image}/{file}" for image in IMAGES for file in files.split()),
+    ]
 
 
 def per_image(pattern):
@@ -259,6 +278,7 @@ def summarize_failed_run():
     )
     command = [sys.executable, step("summarize.py"), f"--table={PLAN['table']}"]
     command += ["--results", "results", "--logs", "logs", "--failures", str(failed)]
+    command += [f"--model={config['model']}"]
     command += [
         "--output-csv",
         "results/summary.csv",

@@ -110,8 +110,9 @@ rule summarize:
         runtime=scaled(60),
     params:
         version=VERSION,
+        model=config["model"],
     shell:
         "python {input.script:q}"
-        " --table={input.table:q} --results results"
+        " --table={input.table:q} --results results --model={params.model:q}"
         " --output-csv {output.csv} --output-html {output.html}"
         " 2> {log}"

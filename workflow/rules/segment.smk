@@ -15,7 +15,7 @@ rule infer:
         "../../envs/gpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(6000),
+        mem_mb=network_memory,
         runtime=scaled(240),
     params:
         version=VERSION,

@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -26,6 +26,11 @@ PIXEL_UM = ("pixel_um_z", "pixel_um_y", "pixel_um_x")
 BESIDE = ("zarr.json", ".zattrs", ".zgroup")
 
 Row = Mapping[str, str]
+
+
+def inside(path: Path) -> list[Path]:
+    """Return the files that say what an OME-Zarr holds."""
+    return [path / name for name in BESIDE]
 
 
 class Run:
@@ -49,8 +54,8 @@ class Run:
         except (OSError, ValueError):  # a name may be too long, or hold a zero byte
             return False
         self.watched[str(path)] = [facts.st_mtime_ns, facts.st_size]
-        for name in BESIDE if path.is_dir() else ():
-            self.watch(path / name)
+        for near in inside(path) if path.is_dir() else ():
+            self.watch(near)
         return True
 
     def model(self, text: str, beside: Path) -> tuple[str, dict]:
@@ -86,22 +91,34 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def check_config(run: Run) -> bool:
-    """Note the problems of the config; True when it has none."""
-    found = [f"config, {key}: {text}" for key, text in run.schema("config").problems(run.config)]
-    if not found:
+    """Note the problems of the config; True when images can be planned with it."""
+    problems = list(run.schema("config").problems(run.config))
+    run.problems += [f"config, {key}: {text}" for key, text in problems]
+    bad = {key for key, _ in problems}
+
+    def good(*keys: str) -> bool:
+        """Tell whether these keys, and their sections, are there and have no problem."""
+        sections = {key.partition(".")[0] for key in keys}
+        return not bad & {*keys, *sections} and sections <= set(run.config)
+
+    if good("normalize.percentiles"):
         low, high = run.config["normalize"]["percentiles"]
         if not low < high:
-            found.append(f"config, normalize.percentiles: found {[low, high]}; needs low < high")
+            run.problems.append(
+                f"config, normalize.percentiles: found {[low, high]}; needs low < high"
+            )
+    if good("training.table"):
         table = run.config["training"]["table"]
         if table is not None and not run.watch(Path(table)):
-            found.append(f"config, training.table: no such file {shown(table)}; correct the path")
-        if run.config["training"]["start"] is not None:
-            try:
-                run.model(run.config["training"]["start"], Path())
-            except InputError as error:
-                found.append(f"config, training.start: {error}")
-    run.problems += found
-    return not found
+            run.problems.append(
+                f"config, training.table: no such file {shown(table)}; correct the path"
+            )
+    if good("training.start") and run.config["training"]["start"] is not None:
+        try:
+            run.model(run.config["training"]["start"], Path())
+        except InputError as error:
+            run.problems.append(f"config, training.start: {error}")
+    return not any(key.partition(".")[0] in ("tiling", "clustering") for key in bad)
 
 
 def find_table(run: Run) -> Path | None:
@@ -116,7 +133,7 @@ def find_table(run: Run) -> Path | None:
     return Path(text)
 
 
-def check_table(run: Run, path: Path, config_is_good: bool) -> dict[str, dict]:
+def check_table(run: Run, path: Path, can_plan: bool) -> dict[str, dict]:
     """Note the problems of the table; return the plan of every image that has none."""
     run.watch(path)
     try:
@@ -136,24 +153,26 @@ def check_table(run: Run, path: Path, config_is_good: bool) -> dict[str, dict]:
         row = dict(zip(known, values, strict=True))
         where = f"{path}, row {line}"
         before = len(run.problems)
-        for column, text in schema.problems(row):
-            run.problems.append(f"{where}, column {column}: {text}")
-        check_row(run, row, where, seen)
+        wrong = dict(schema.problems(row))
+        run.problems += [f"{where}, column {column}: {text}" for column, text in wrong.items()]
+        check_row(run, row, where, seen, wrong)
         seen.setdefault(row["image"].casefold(), line)
         files = row_files(run, row, where, path.parent)
-        if len(run.problems) == before and config_is_good:
-            planned[row["image"]] = plan_row(run, row, where, files, path.parent)
+        model = row_model(run, row, where, path.parent)
+        facts = row_facts(run, row, where, files)
+        if model is not None and facts is not None:
+            check_axes(run, row, where, facts, model[1])
+        if len(run.problems) == before and can_plan:
+            planned[row["image"]] = plan_row(run, row, where, files, model, facts)
     return planned
 
 
-def check_row(run: Run, row: Row, where: str, seen: Mapping[str, int]) -> None:
-    """Note what is wrong with one row and cannot be said by the schema."""
+def check_row(
+    run: Run, row: Row, where: str, seen: Mapping[str, int], wrong: Collection[str]
+) -> None:
+    """Note what the schema cannot say, of columns that it does not find `wrong`."""
     for column in PIXEL_UM:
-        try:
-            good = not row[column] or 0 < float(row[column]) <= 1e5
-        except ValueError:
-            continue  # the schema has spoken
-        if not good:
+        if row[column] and column not in wrong and not 0 < float(row[column]) <= 1e5:
             run.problems.append(
                 f"{where}, column {column}: found '{row[column]}'; needs micrometers above 0, "
                 "at most 100000"
@@ -177,6 +196,11 @@ def row_files(run: Run, row: Row, where: str, folder: Path) -> dict[str, Path]:
         path = folder / row[column]
         if row[column] and run.watch(path):
             files[column] = path
+            if path.is_dir() and not any(name in run.watched for name in map(str, inside(path))):
+                run.problems.append(
+                    f"{where}, column {column}: {shown(row[column])} is a folder that is not an "
+                    "OME-Zarr; needs an image file or an OME-Zarr"
+                )
         elif row[column]:
             run.problems.append(
                 f"{where}, column {column}: no such file {shown(row[column])}; paths are relative "
@@ -189,37 +213,72 @@ def row_files(run: Run, row: Row, where: str, folder: Path) -> dict[str, Path]:
     return files
 
 
-def plan_row(
-    run: Run, row: Row, where: str, files: Mapping[str, Path], folder: Path
-) -> dict[str, object]:
-    """Return the plan of one image; note what does not fit together."""
-    planned: dict[str, object] = {
-        **{column: row[column] for column in ("channel", "scene", "frame", *PIXEL_UM)},
-        "path": str(files["path"]),
-        "reference": str(files["reference"]) if "reference" in files else None,
-        "n_batches": 1,
-    }
-    name = row["model"] or run.config["model"]
+def row_model(run: Run, row: Row, where: str, folder: Path) -> tuple[str, dict] | None:
+    """Return path and metadata of the model of a row; note a bad one."""
+    name = row["model"] or run.config.get("model")
+    if not isinstance(name, str) or not name:
+        return None
     try:
-        planned["model"], meta = run.model(name, folder if row["model"] else Path())
+        return run.model(name, folder if row["model"] else Path())
     except InputError as error:
         label = f"{where}, column model" if row["model"] else "config, model"
         run.problems.append(f"{label}: {error}")
-        return planned
+        return None
+
+
+def row_facts(run: Run, row: Row, where: str, files: Mapping[str, Path]) -> dict | None:
+    """Return what the headers of an image say; note a choice that it does not have.
+
+    None when that cannot be known: whatever is wrong with the file, its own job says it and the
+    other images go on.
+    """
+    if "path" not in files:
+        return None
     try:
         facts = images.describe(files["path"])
-    except Exception:  # whatever is wrong with the file: its own job says it, the others go on
-        return planned
-    check_choices(run, row, where, facts)
+        before = len(run.problems)
+        check_choice(run, row, where, "scene", facts["scenes"])
+        if len(run.problems) > before:
+            return None
+        if row["scene"]:
+            facts = images.describe(files["path"], row["scene"])
+    except Exception:
+        return None
+    check_choice(run, row, where, "frame", [str(index) for index in range(facts["n_frames"])])
+    check_choice(run, row, where, "channel", facts["channels"])
+    return facts
+
+
+def check_axes(run: Run, row: Row, where: str, facts: Mapping, meta: Mapping) -> None:
+    """Note an image that has not as many axes as its model."""
     shape = facts["spatial_shape"]
-    if len(shape) == meta["ndim"]:
-        planned["n_batches"] = count_batches(run, shape, meta, where)
-    else:
+    if len(shape) != meta["ndim"]:
         run.problems.append(
-            f"{where}, column model: '{name}' is for {meta['ndim']}D images, {shown(row['path'])} "
-            f"has {len(shape)} axes {tuple(shape)}; needs a {len(shape)}D model"
+            f"{where}, column model: '{row['model'] or run.config['model']}' is for "
+            f"{meta['ndim']}D images, {shown(row['path'])} has {len(shape)} axes {tuple(shape)}; "
+            f"needs a {len(shape)}D model"
         )
-    return planned
+
+
+def plan_row(
+    run: Run,
+    row: Row,
+    where: str,
+    files: Mapping[str, Path],
+    model: tuple[str, dict],
+    facts: Mapping | None,
+) -> dict[str, object]:
+    """Return the plan of one image; note a tiling that does not fit its model."""
+    path, meta = model
+    return {
+        **{column: row[column] for column in ("channel", "scene", "frame", *PIXEL_UM)},
+        "path": str(files["path"]),
+        "reference": str(files["reference"]) if "reference" in files else None,
+        "model": path,
+        "n_batches": 1
+        if facts is None
+        else count_batches(run, facts["spatial_shape"], meta, where),
+    }
 
 
 def count_batches(run: Run, shape: Sequence[int], meta: Mapping, where: str) -> int:
@@ -243,25 +302,18 @@ def count_batches(run: Run, shape: Sequence[int], meta: Mapping, where: str) -> 
     return plan.n_batches(shape, core or meta["block"], per_batch)
 
 
-def check_choices(run: Run, row: Row, where: str, facts: Mapping) -> None:
+def check_choice(run: Run, row: Row, where: str, column: str, names: Sequence[str]) -> None:
     """Note a scene, frame or channel that must be chosen, or that the file does not have."""
-    frames = [str(index) for index in range(facts["n_frames"])]
-    for column, names in (
-        ("scene", facts["scenes"]),
-        ("frame", frames),
-        ("channel", facts["channels"]),
-    ):
-        wanted = row[column]
-        by_name = wanted.casefold() in {str(name).casefold() for name in names}
-        by_index = wanted.isdecimal() and len(wanted) < 9 and int(wanted) < len(names)
-        if not (by_name or by_index) and (wanted or len(names) > 1):
-            listed = ", ".join(f"{index} ({name})" for index, name in enumerate(names[:20]))
-            run.problems.append(
-                f"{where}, column {column}: found {shown(wanted)}, the file has {len(names)} "
-                f"{column}s: {listed}; needs one of them, by index or name"
-            )
-        if column == "scene" and len(names) > 1:
-            return  # frames and channels may differ from scene to scene
+    wanted = row[column]
+    by_name = wanted.casefold() in {str(name).casefold() for name in names}
+    by_index = wanted.isdecimal() and len(wanted) < 9 and int(wanted) < len(names)
+    if not (by_name or by_index) and (wanted or len(names) > 1):
+        listed = ", ".join(f"{index} ({name})" for index, name in enumerate(names[:20]))
+        many = f"{len(names)} {column}{'' if len(names) == 1 else 's'}"
+        run.problems.append(
+            f"{where}, column {column}: found {shown(wanted)}, the file has {many}: {listed}; "
+            "needs one of them, by index or name"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -275,9 +327,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not isinstance(config, dict):
         raise InputError(f"{args.config}: needs a mapping of keys to values")
     run = Run(config, args.repository)
-    good = check_config(run)
+    can_plan = check_config(run)
     table = find_table(run)
-    planned = {} if table is None else check_table(run, table, good)
+    planned = {} if table is None else check_table(run, table, can_plan)
     if run.problems:
         for problem in dict.fromkeys(run.problems):
             sys.stderr.write(f"error: {' '.join(problem.split())}\n")

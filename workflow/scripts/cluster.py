@@ -1,4 +1,4 @@
-"""Turn the network outputs of one batch of tiles into instances.
+r"""Turn the network outputs of one batch of tiles into instances.
 
 The labels of a tile's core are those that the whole image would get: the step reads the
 outputs of neighbouring tiles, also those of other batches, as far as the clustering looks.

@@ -1,4 +1,4 @@
-"""Run the network on one batch of tiles and store its outputs in fixed point.
+r"""Run the network on one batch of tiles and store its outputs in fixed point.
 
 Example
 -------

@@ -1,4 +1,4 @@
-"""Count, place, size and brightness of every object of one image and, with a reference, accuracy.
+r"""Count, place, size and brightness of every object of one image and, with a reference, accuracy.
 
 Example
 -------
@@ -24,6 +24,20 @@ log = logging.getLogger("measure")
 
 MEASURED = ("image", "channel", "pixel_um", "source", "model", "n_tiles", "n_batches")
 IDENTITIES = ("label", "confidence", "crosses_seam", "n_tiles", "verdict")
+
+
+ADDED = (
+    "seconds",
+    "cpu_seconds",
+    "network_seconds",
+    "n_tiles",
+    "n_objects",
+    "voxels",
+    "voxels_computed",
+    "halo_checked",
+    "halo_changed",
+)
+"""What the records of several jobs of one step are added in."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -94,7 +108,11 @@ def write_json(facts: dict[str, object], path: Path) -> None:
 
 def compare(reference: Path, store: Path) -> metrics.Overlap:
     """Return what the labels of the store share with those of a reference."""
-    return labelfiles.overlap(labelfiles.open_labels(reference), labelfiles.open_labels(store))
+    try:
+        true = labelfiles.open_labels(reference)
+    except InputError as error:
+        raise InputError(f"column reference: {error}") from error
+    return labelfiles.overlap(true, labelfiles.open_labels(store))
 
 
 def measure(store: Path, tiles: dict, identities: tables.Table) -> tables.Table:
@@ -216,7 +234,8 @@ def provenance(tiles: dict, reference: Path | None, records: Sequence[dict]) -> 
 def joined(records: Sequence[dict]) -> dict[str, object]:
     """Return one record for the jobs of a step.
 
-    Seconds are summed, of memory the largest counts; of the rest stays what all jobs agree on.
+    Seconds and counts are summed, of memory the largest counts, of versions and hosts all are
+    kept; of the rest stays what all jobs agree on.
     """
     first = records[0]
     options = {
@@ -224,21 +243,27 @@ def joined(records: Sequence[dict]) -> dict[str, object]:
         for key, value in first.get("options", {}).items()
         if all(record.get("options", {}).get(key) == value for record in records)
     }
-    return {
+    packages: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in record.get("packages", {}).items():
+            packages.setdefault(name, set()).add(version)
+    found = {
         "step": first["step"],
         "n_jobs": len(records),
-        "seconds": round(sum(record["seconds"] for record in records), 3),
-        "cpu_seconds": round(sum(record.get("cpu_seconds", 0) for record in records), 3),
         "peak_memory_mb": max(record.get("peak_memory_mb", 0) for record in records),
         "host": ", ".join(sorted({record["host"] for record in records if "host" in record})),
+        "packages": {name: ", ".join(sorted(versions)) for name, versions in packages.items()},
         "options": options,
-        **{
-            key: value
-            for key, value in first.items()
-            if key not in ("step", "seconds", "cpu_seconds", "peak_memory_mb", "host", "options")
-            and all(record.get(key) == value for record in records)
-        },
     }
+    for key, value in first.items():
+        values = [record.get(key) for record in records]
+        if key in found:
+            continue
+        if key in ADDED and None not in values:
+            found[key] = round(sum(values), 3)
+        elif all(other == value for other in values):
+            found[key] = value
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write one self-contained HTML page about one image.
+r"""Write one self-contained HTML page about one image.
 
 Example
 -------

@@ -1,4 +1,4 @@
-"""Give every object its final number: labels of all batches -> OME-Zarr, identities, seams.
+r"""Give every object its final number: labels of all batches -> OME-Zarr, identities, seams.
 
 Clustering names an object by the place of its seed voxel in the whole image, so the batches
 agree already; this step proves it, numbers the objects 1 to n in that order and writes one

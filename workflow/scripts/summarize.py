@@ -1,4 +1,4 @@
-"""Write one CSV row per image and one page per run, worst images first.
+r"""Write one CSV row per image and one page per run, worst images first.
 
 Example
 -------
@@ -75,6 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output-csv", type=Path, required=True, help="CSV to write")
     parser.add_argument("--output-html", type=Path, required=True, help="HTML page to write")
     parser.add_argument("--logs", type=Path, help="folder of logs, where reasons are looked for")
+    parser.add_argument("--model", default="", help="model of the rows that name none")
     parser.add_argument("--failures", type=Path, help="JSON of reasons by image")
     return parser.parse_args(argv)
 
@@ -114,14 +115,11 @@ def failures(path: Path | None) -> dict[str, str]:
     return {str(image): " ".join(str(reason).split()) for image, reason in found.items()}
 
 
-def model_name(row: pd.Series, home: Path, metrics: dict) -> str:
-    """Return the model of an image: as measured, as recorded, or as the table says."""
-    for found in (metrics, read_metrics(home / "provenance.json") or {}):
-        model = found.get("model")
-        name = model.get("name") if isinstance(model, dict) else model
-        if name:
-            return str(name)
-    return str(row["model"])
+def model_name(row: pd.Series, home: Path, default: str) -> str:
+    """Return the model of an image: as recorded, or as the table or the config says."""
+    model = (read_metrics(home / "provenance.json") or {}).get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    return str(name or row["model"] or default)
 
 
 def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str]) -> dict:
@@ -140,7 +138,7 @@ def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str
         "image": image,
         "group": row["group"],
         "status": "failed" if failed else "ok",
-        "model": model_name(row, home, metrics or {}),
+        "model": model_name(row, home, args.model),
         "warnings": wording.serious(warnings),
         "reason": (reason or NOT_FINISHED) if failed else "; ".join(warnings),
     }
@@ -168,7 +166,9 @@ def frame(rows: Sequence[dict]) -> pd.DataFrame:
 
 
 def _plain(value: object) -> object:
-    return "x".join(f"{item:.6g}" for item in value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return "x".join(str(item) if isinstance(item, int) else f"{item:.6g}" for item in value)
 
 
 def group_table(rows: Sequence[dict]) -> dict | None:
@@ -342,6 +342,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     recorder = cli.Recorder("summarize", args)
     reasons = failures(args.failures)
+    if not args.results.is_dir():
+        raise InputError(f"{args.results}: no such folder; needs the results of a run")
     table = tables.read_images(args.table)
     rows = [summary_row(row, args, reasons) for _, row in table.iterrows()]
     html = page.render("summary.html", **content(rows, args))

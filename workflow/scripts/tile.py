@@ -218,8 +218,8 @@ def write_store(
         omezarr.write_box(array, box, values)
     if histogram.n_nan or histogram.n_infinite:
         raise InputError(
-            f"{image.path}: {histogram.n_nan} NaN and {histogram.n_infinite} infinite values; "
-            "replace them by numbers"
+            f"{image.path}: {histogram.n_nan} NaN values and {histogram.n_infinite} that are "
+            "infinite or beyond 32-bit floats; replace them by numbers, or rescale"
         )
     if histogram.needs_refinement():
         stored = (array[box] for box in omezarr.shard_boxes(array))

@@ -1,4 +1,4 @@
-"""Fit the network to images with masks, and the thresholds of its clustering.
+r"""Fit the network to images with masks, and the thresholds of its clustering.
 
 Example
 -------
@@ -6,8 +6,8 @@ Example
         --work training/my-nuclei --max-minutes 120 --max-steps 6000 --seed 1 --threads 4
 
 The table has the columns image, path, reference (the mask), and may have group (images of
-one group stay on one side of the split), channel, scene, frame, pixel sizes, and split
-(train or validation). A run that was stopped goes on from `--work` when started again.
+one group stay on one side of the split), channel, scene, frame, and split (train or
+validation). A run that was stopped goes on from `--work` when started again.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from iaunet import (
     clustering,
     figures,
     images,
+    labelfiles,
     metrics,
     normalize,
     objective,
@@ -207,7 +208,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     """Return the rows of the training table, checked."""
     frame = tables.read_images(table).fillna("")
     rows = []
-    for position, row in enumerate(frame.to_dict("records"), start=1):
+    for position, row in zip(frame.index, frame.to_dict("records"), strict=True):
         row.setdefault("split", "")
         if not row["reference"]:
             raise InputError(f"{table}: row {position}: no reference; training needs a mask")
@@ -225,12 +226,12 @@ def load_row(row: dict[str, str], table: Path) -> tuple[np.ndarray, np.ndarray]:
     opened = images.open_image(
         path, channel=row["channel"] or None, scene=row["scene"] or None, frame=row["frame"] or None
     )
-    mask = images.open_image(reference)
+    mask = labelfiles.open_labels(reference)
     if opened.shape != mask.shape:
         raise InputError(f"{reference}: shape {mask.shape}, its image {path} has {opened.shape}")
     labels = mask.read(tuple(slice(0, n) for n in mask.shape))
-    if labels.dtype.kind not in "ui":
-        raise InputError(f"{reference}: {labels.dtype} values; a mask has one integer per object")
+    if labels.size and labels.min() < 0:
+        raise InputError(f"{reference}: negative labels; a mask has 0 for background")
     return opened.read(tuple(slice(0, n) for n in opened.shape)), labels
 
 
@@ -299,7 +300,8 @@ def make_trainer(
         vectors=args.vectors,
         unit_px=max(2.0, diameter / 4),
     )
-    return training.Trainer(net, recipe, args.seed)
+    start = "" if args.start is None else checkpoint.sha256(args.start)
+    return training.Trainer(net, recipe, args.seed, data=data_digest(train) + start)
 
 
 def ranges(ndim: int, train: Sequence[patches.Annotated]) -> dict[str, list[float]]:
@@ -576,6 +578,7 @@ def card(meta: dict) -> str:
         f"| started from | {fit['start'] or 'random weights'} |",
         f"| budget | {fit['steps']} steps of {fit['crops_per_step']} crops of "
         f"{fit['crop_px']} px, {fit['minutes']} minutes, seed {fit['seed']} |",
+        f"| weights of the loss | `{json.dumps(fit['weights'])}` |",
         f"| validation, pooled | AP50 {scores['ap50']} (mean of images "
         f"{scores['ap50_per_image']}), AP75 {scores['ap75']}, "
         f"mean AP 0.5:0.95 {scores['ap_mean']}, F1 {scores['f1_50']} |",

@@ -29,6 +29,7 @@ REQUIRED = {
     "max_offset": list,
     "max_sigma": list,
     "clustering": dict,
+    "weights_sha256": str,
 }
 
 
@@ -65,6 +66,15 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(weights: dict) -> str:
+    """Return the SHA-256 of names and values of all weights (name to tensor)."""
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _read_header(path: Path) -> tuple[dict, dict]:
@@ -121,7 +131,8 @@ def save(path: Path, weights: dict, meta: dict) -> None:
     """Write weights (name to tensor) and metadata as one file, whole or not at all."""
     from safetensors.torch import save_file
 
-    text = json.dumps({"format": FORMAT, "version": VERSION, **meta}, sort_keys=True)
+    facts = {"format": FORMAT, "version": VERSION, **meta, "weights_sha256": digest(weights)}
+    text = json.dumps(facts, sort_keys=True)
     with cli.write_whole(Path(path)) as partial:
         partial.touch()
         mode = partial.stat().st_mode  # safetensors would let nobody else read the model
@@ -146,7 +157,10 @@ def load(path: Path) -> tuple["IAUNet", dict]:  # noqa: F821
     meta = read_meta(path)
     try:
         model = net.IAUNet(**meta["net"])
-        weights = {key: value.float() for key, value in load_file(path).items()}
+        stored = load_file(path)
+        if digest(stored) != meta["weights_sha256"]:
+            raise InputError(f"{path}: damaged: the weights are not those that were saved")
+        weights = {key: value.float() for key, value in stored.items()}
         model.load_state_dict(weights)
     except (SafetensorError, TypeError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: not a usable model: {error}") from error

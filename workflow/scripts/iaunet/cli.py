@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import glob
 import json
 import logging
 import os
@@ -41,10 +42,14 @@ def add_sizes(
     parser: argparse.ArgumentParser, option: str, text: str, words: Sequence[str]
 ) -> None:
     """Add an option that takes one number per axis, or one of `words`."""
+
+    def length(text: str) -> str | int:  # argparse shows this name
+        return text if text in words else int(text)
+
     parser.add_argument(
         option,
         nargs="+",
-        type=lambda text: text if text in words else int(text),
+        type=length,
         required=True,
         metavar="N",
         help=f"{text}: {', '.join(words)} or one number per axis, [z] y x, in pixels",
@@ -65,12 +70,14 @@ def sizes(option: str, values: Sequence[str | int]) -> str | tuple[int, ...]:
 def write_whole(path: Path) -> Iterator[Path]:
     """Yield a sibling path to write a file or folder to; it gets its final name on success.
 
-    A failure or a kill leaves only a name that ends with ``.partial``; leftovers of an
-    earlier try are removed first. An existing output of the same name is replaced at the end.
+    A failure or a kill leaves only a name that ends with ``.partial``; leftovers of earlier
+    processes of this host are removed first. An existing output of the same name is replaced
+    at the end; a folder is moved aside before it is deleted.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{platform.node()}.partial")
+    _remove_leftovers(path)
+    partial = _partial(path, os.getpid())
     remove(partial)
     try:
         yield partial
@@ -78,8 +85,29 @@ def write_whole(path: Path) -> Iterator[Path]:
         remove(partial)
         raise
     if path.is_dir() and not path.is_symlink():
-        remove(path)
-    partial.replace(path)
+        old = _partial(path, f"{os.getpid()}-old")
+        path.replace(old)
+        partial.replace(path)
+        remove(old)
+    else:
+        partial.replace(path)
+
+
+def _partial(path: Path, process: object) -> Path:
+    return path.with_name(f".{path.name}.{process}.{platform.node()}.partial")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes of this host that are no more have left beside `path`."""
+    pattern = glob.escape(_partial(path, "PID").name).replace("PID", "*")
+    for found in path.parent.glob(pattern):
+        process = found.name[len(path.name) + 2 :].split(".")[0].removesuffix("-old")
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            remove(found)
+        except (ValueError, PermissionError):
+            continue
 
 
 def remove(path: Path) -> None:
@@ -172,5 +200,9 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        sys.stderr.write(f"error: {error.filename or ''}: {error.strerror}\n")
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror}\n")
+        sys.exit(1)
+    except MemoryError:
+        sys.stderr.write("error: not enough memory; give the job more (mem_mb) or smaller tiles\n")
         sys.exit(1)

@@ -82,7 +82,7 @@ def object_columns(ndim: int, channel: str, dtype: np.dtype) -> dict[str, str]:
         f"{what}_px": "int64",
         f"{what}_{unit}": "float64",
         **{f"bbox_{axis}_{end}": "int64" for axis in axes for end in ("min", "max")},
-        "confidence": "float32",
+        "confidence": "float64",
         **{
             f"{name}_intensity_{channel}": exact if name in ("min", "max") else "float64"
             for name in INTENSITY

@@ -274,10 +274,9 @@ def grown(sample: Sample, row: int, times: float = 1.5) -> list[float]:
     """Return the sides of a close-up, enlarged when one object is longer than it."""
     sides = list(sample.zoom_sides())
     for axis, name in enumerate(sample.axes):
-        first, last = f"bbox_{name}0", f"bbox_{name}1"
-        if {first, last} <= set(sample.objects.columns):
-            length = float(sample.objects[last].iloc[row] - sample.objects[first].iloc[row])
-            sides[axis] = min(max(sides[axis], times * length), 4 * ZOOM_PX[1])
+        first, last = f"bbox_{name}_min", f"bbox_{name}_max"
+        length = float(sample.objects[last].iloc[row] - sample.objects[first].iloc[row])
+        sides[axis] = min(max(sides[axis], times * length), 4 * ZOOM_PX[1])
     return sides
 
 

@@ -153,8 +153,8 @@ def open_image(
     )
 
 
-def describe(path: Path | str) -> dict[str, object]:
-    """Return quick facts of the first scene from the headers alone.
+def describe(path: Path | str, scene: str | None = None) -> dict[str, object]:
+    """Return quick facts of a scene, else of the first one, from the headers alone.
 
     Keys: shape, axes (as stored), dtype, channels, scenes, n_frames, spatial_shape (z, y, x
     or y, x), spatial_axes, format, pixel_um (by axis) and n_bytes (one channel at one time,
@@ -162,7 +162,7 @@ def describe(path: Path | str) -> dict[str, object]:
     """
     path = Path(path)
     file_format, found = _scenes(path, header_only=True)
-    one = found[0]
+    one = found[0 if scene is None else _choice(path, "scene", [s.name for s in found], scene)]
     _check(path, one)
     axes = _axes(path, one)
     spatial = tuple(axis for axis in "zyx" if axis in axes)

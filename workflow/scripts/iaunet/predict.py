@@ -6,7 +6,7 @@ tile asks for it: so tiling, number of jobs and number of threads cannot change 
 """
 
 import math
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -21,13 +21,17 @@ CLIP = (-0.5, 2.0)
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Return the device for auto, cpu, cuda or cuda:N.
+    """Return the device for auto, cpu, cuda or cuda:N; CUDA is told to compute reproducibly.
 
     Raises
     ------
     ValueError
         The wanted device is not there.
     """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
@@ -139,7 +143,6 @@ class Blocks:
         self.padded = tuple(-(-n // s) * s for n, s in zip(shape, net.stride, strict=True))
         self.device = next(net.parameters()).device
         self.voxels_computed = 0
-        self.keep = max(64, 2 * threads)
 
     def compute(self, index: int) -> dict[str, np.ndarray]:
         """Return the outputs of one block, cut at the image."""
@@ -165,27 +168,28 @@ class Blocks:
         return _cut(fixed, kept, stride)
 
     def of_cores(self, cores: Sequence[grid.Box]) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the outputs of every core in turn; blocks are computed ahead and reused."""
+        """Yield the outputs of every core in turn; a block is computed once, and a few ahead."""
         needed = [grid.tiles_meeting(self.padded, self.block_px, core) for core in cores]
-        ahead = list(OrderedDict.fromkeys(index for indices in needed for index in indices))
-        done: OrderedDict[int, Future] = OrderedDict()
+        first: dict[int, int] = {}  # the number of the core that needs a block first; and last
+        last: dict[int, int] = {}
+        for number, indices in enumerate(needed):
+            for index in indices:
+                first.setdefault(index, number)
+                last[index] = number
+        coming = deque(first)
+        done: dict[int, Future] = {}
         torch.set_num_threads(1)
         with ThreadPoolExecutor(self.threads) as pool:
-            position = 0
-            for core, indices in zip(cores, needed, strict=True):
-                for index in indices:
-                    if index in done:
-                        done.move_to_end(index)
-                    else:
-                        done[index] = pool.submit(self.compute, index)
-                while position < len(ahead) and len(done) < len(indices) + 2 * self.threads:
-                    index = ahead[position]
-                    position += 1
-                    if index not in done:
-                        done[index] = pool.submit(self.compute, index)
+            for number, (core, indices) in enumerate(zip(cores, needed, strict=True)):
+                n_ahead = sum(first[index] > number for index in done)
+                while coming and (first[coming[0]] <= number or n_ahead < 2 * self.threads):
+                    index = coming.popleft()
+                    n_ahead += first[index] > number
+                    done[index] = pool.submit(self.compute, index)
                 yield self._assemble(core, {index: done[index].result() for index in indices})
-                while len(done) > self.keep + len(indices):
-                    done.popitem(last=False)
+                for index in indices:
+                    if last[index] == number:
+                        del done[index]
 
     def _assemble(self, core: grid.Box, blocks: dict[int, dict]) -> dict[str, np.ndarray]:
         cells = cells_of(core, self.net.id_stride)

@@ -75,11 +75,6 @@ class Scene:
     full_rows: bool = False
     check: Callable[[], None] = lambda: None
 
-    @property
-    def stored_bytes(self) -> int:
-        """Size of the pixels in bytes when they are not compressed."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
 
 def to_um(value: object, unit: object) -> float | None:
     r"""Return a length in micrometers, or None when it, or its unit, means nothing.

@@ -65,12 +65,13 @@ def read_text(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
         raise InputError(f"{path}: the table is empty; needs a header line with column names")
     (_, header), *rows = lines
     _check_header(path, header, required)
-    for number, fields in rows:
-        if len(fields) != len(header):
-            raise InputError(
-                f"{path}, line {number}: found {len(fields)} fields, needs {len(header)}, one per "
-                "column of the header; put values that contain a comma in double quotes"
-            )
+    uneven = [(number, len(fields)) for number, fields in rows if len(fields) != len(header)]
+    if uneven:
+        listed = "; ".join(f"line {number}: found {n} fields" for number, n in uneven[:20])
+        raise InputError(
+            f"{path}, {listed}, needs {len(header)}, one per column of the header; put values "
+            "that contain a comma in double quotes"
+        )
     frame = pd.DataFrame(
         [fields for _, fields in rows], columns=pd.Index(header, dtype=str), dtype=str
     )

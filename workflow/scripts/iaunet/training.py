@@ -10,6 +10,7 @@ import queue
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -46,12 +47,18 @@ class Average:
 
 
 class Trainer:
-    """A network on its way: optimiser, average, step counter, history of scores."""
+    """A network on its way: optimiser, average, step counter, history of scores.
 
-    def __init__(self, net: IAUNet, recipe: Recipe, seed: int) -> None:
+    `data` says which images it is fitted to, such as a checksum.
+    """
+
+    def __init__(self, net: IAUNet, recipe: Recipe, seed: int, data: str = "") -> None:
         self.net = net
         self.recipe = recipe
         self.seed = seed
+        recipe_facts = {k: v for k, v in asdict(recipe).items() if k != "bf16"}
+        facts = {"network": net.options, "recipe": recipe_facts, "seed": seed, "images": data}
+        self.facts = json.loads(json.dumps(facts))
         self.optimiser = torch.optim.AdamW(
             net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -114,7 +121,7 @@ class Trainer:
         facts = {
             "step": self.step,
             "seconds": self.seconds,
-            "seed": self.seed,
+            "of": self.facts,
             "collapsed": self.collapsed,
             "history": self.history,
             "best": {k: v for k, v in self.best.items() if k != "weights"},
@@ -130,7 +137,7 @@ class Trainer:
         Raises
         ------
         InputError
-            The file is damaged, or of a network or seed that is not this one's.
+            The file is damaged, or of another network, recipe, seed or other images.
         """
         try:
             tensors = load_file(path)
@@ -138,28 +145,29 @@ class Trainer:
                 length = struct.unpack("<Q", file.read(8))[0]
                 header = json.loads(file.read(length))
             facts = json.loads(header["__metadata__"]["training"])
+            other = [name for name, value in self.facts.items() if facts["of"][name] != value]
+            self.step, self.seconds = facts["step"], facts["seconds"]
+            self.collapsed, self.history = facts["collapsed"], facts["history"]
+            best = dict(facts["best"])
         except (SafetensorError, OSError, ValueError, KeyError, struct.error) as error:
             raise InputError(f"{path}: damaged checkpoint; delete it to start anew") from error
         parts: dict[str, dict] = {"net": {}, "average": {}, "optimiser": {}, "best": {}}
         for key, value in tensors.items():
             part, _, rest = key.partition(".")
             parts[part][rest] = value
-        if facts["seed"] != self.seed:
-            raise InputError(f"{path}: seed {facts['seed']}, this run has {self.seed}; delete it")
-        try:
-            self.net.load_state_dict(parts["net"])
-        except RuntimeError as error:
-            raise InputError(f"{path}: checkpoint of another network; delete it") from error
+        if other:
+            raise InputError(
+                f"{path}: checkpoint of a training that differs in {', '.join(other)}; delete it "
+                "to start anew, or train under another name"
+            )
+        self.net.load_state_dict(parts["net"])
         self.average.state = parts["average"]
         state = self.optimiser.state_dict()
         for key, value in parts["optimiser"].items():
             index, _, name = key.partition(".")
             state["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(state)
-        self.step, self.seconds = facts["step"], facts["seconds"]
-        self.collapsed = facts["collapsed"]
-        self.history = facts["history"]
-        self.best = {**facts["best"], "weights": parts["best"]}
+        self.best = {**best, "weights": parts["best"]}
 
 
 def learning_rate_factor(progress: float) -> float:

@@ -201,15 +201,10 @@ def steps(provenance: dict) -> list[dict]:
             "seconds": number(_known(group, "seconds", sum)),
             "cpu_seconds": number(_known(group, "cpu_seconds", sum)),
             "peak_memory_mb": number(_known(group, "peak_memory_mb", max)),
-            "hosts": ", ".join(sorted({host for record in group for host in hosts(record)})),
+            "hosts": ", ".join(sorted({str(record.get("host", "")) for record in group})),
         }
         for name, group in grouped.items()
     ]
-
-
-def hosts(record: dict) -> list[str]:
-    """Return where the jobs of a record ran."""
-    return [str(host) for host in record.get("hosts") or [record.get("host", "")]]
 
 
 def _known(records: list[dict], key: str, together: Callable) -> float | None:
