@@ -72,6 +72,19 @@ def test_blocks_give_what_the_network_gives_for_the_whole_image(ndim, rng):
         assert hidden.mean() < 1e-4, name
 
 
+def test_every_block_is_computed_once_and_few_are_ahead(rng):
+    blocks = blocks_of(small_net(2), rng.normal(size=(300, 260)).astype(np.float32))
+    asked, compute = [], blocks.compute
+    blocks.compute = lambda index: asked.append(index) or compute(index)
+    cores = [tile.core for tile in grid.tiles(blocks.shape, (48, 48))]
+    needed = [grid.tiles_meeting(blocks.padded, blocks.block_px, core) for core in cores]
+    wanted = set()
+    for indices, _ in zip(needed, blocks.of_cores(cores), strict=True):
+        wanted |= set(indices)
+        assert len(set(asked) - wanted) <= 2
+    assert sorted(asked) == sorted(wanted)
+
+
 def test_a_halo_below_the_radius_does_change_the_outputs(rng):
     net = small_net(2)
     image = rng.normal(0.4, 0.4, SHAPE[2]).astype(np.float32)

@@ -181,6 +181,8 @@ def package_versions() -> dict[str, str]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, list) and value and isinstance(value[0], Path):
+        return f"{len(value)} files"  # one per batch: naming them all would grow as its square
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
