@@ -122,14 +122,14 @@ def drawn_large_nuclei():
 def drawn_volume():
     """Touching nuclei in a volume that is longer than a network block."""
     options = {"diameter_px": 22, "spacing": (2.0, 1.0, 1.0), "coverage": 0.3, "clustered": 0.8}
-    return synthetic.draw_nuclei((18, 270, 90), np.random.default_rng(3), **options)[0]
+    return synthetic.draw_nuclei((18, 266, 52), np.random.default_rng(3), **options)[0]
 
 
 def real_volume():
     """A real confocal volume of nuclei, from a test dependency, longer than a network block."""
     stardist = pytest.importorskip("stardist.data")
     volume = stardist.test_image_nuclei_3d()
-    return np.concatenate([volume, volume[:, ::-1]] * 2 + [volume], axis=1)[:, :290]
+    return np.concatenate([volume, volume[:, ::-1]] * 2 + [volume], axis=1)[:20, :266, :48]
 
 
 CASES = {
@@ -146,12 +146,12 @@ CASES = {
     "drawn volume": (
         "nuclei-3d",
         drawn_volume,
-        [((20, 272, 96), 1), ((12, 128, 64), 2), ((8, 64, 40), 3), ((20, 48, 96), 4)],
+        [((20, 272, 56), 1), ((12, 128, 32), 2), ((8, 64, 24), 3), ((20, 48, 56), 4)],
     ),
     "real volume, nuclei larger than a tile": (
         "nuclei-3d",
         real_volume,
-        [((32, 296, 64), 1), ((16, 96, 32), 2), ((4, 16, 16), 3), ((32, 40, 64), 2)],
+        [((20, 272, 48), 1), ((12, 96, 32), 2), ((4, 16, 16), 3), ((20, 40, 48), 2)],
     ),
 }
 
