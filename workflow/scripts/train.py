@@ -57,7 +57,7 @@ NET = {
         "kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
     },
 }
-CROP = {2: (256, 256), 3: (24, 80, 80)}
+CROP = {2: (256, 256), 3: (40, 72, 72)}
 PAIRS = {2: 4, 3: 2}
 DRAWN_SHAPE = {2: (512, 512), 3: (48, 144, 144)}
 AUGMENTATION = {
@@ -285,11 +285,11 @@ def make_trainer(
     diameter = float(np.median(diameters))
     recipe = objective.Recipe(
         weights=weights,
-        learning_rate=2e-3,
+        learning_rate=2e-3 if args.start is None else 1e-3,
         weight_decay=1e-4,
         boundary=1.0,
         vote_px=max(2.0, diameter / 8),
-        window_px=(96, 96) if ndim == 2 else (24, 48, 48),
+        window_px=(96, 96) if ndim == 2 else (40, 48, 48),
         instances=16 if ndim == 2 else 12,
         neighbours_px=4 * diameter,
         id_gradient=0.1,
