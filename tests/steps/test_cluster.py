@@ -1,5 +1,4 @@
 import json
-import struct
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import cluster
 import drawn_outputs
 from iaunet import clustering, grid, outputs, tables
 from iaunet.errors import InputError
+from runs import write_header_model
 
 CASES = {
     2: ((90, 70), (4, 4), 40, [((96, 96), 1), ((32, 32), 3), ((16, 48), 4)]),
@@ -16,22 +16,8 @@ CASES = {
 
 
 def write_model(path, ndim, **clustering_values):
-    ones = [1] * ndim
-    meta = {
-        "format": "iaunet-model",
-        "version": 1,
-        "name": "drawn",
-        "ndim": ndim,
-        "in_channels": 1,
-        "net": {},
-        "normalize": {},
-        "clustering": {"seed": 0.3, "min_size": 5, **clustering_values},
-        **dict.fromkeys(("stride", "id_stride", "radius", "block"), ones),
-        **dict.fromkeys(("max_offset", "max_sigma"), ones),
-    }
-    header = json.dumps({"__metadata__": {"iaunet": json.dumps(meta)}}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header)
-    return path
+    values = {"seed": 0.3, "min_size": 5, **clustering_values}
+    return write_header_model(path, ndim, clustering=values)
 
 
 def prepare(folder, ndim, core_px, n_batches, drawn=None):

@@ -10,8 +10,9 @@ from ome_zarr_models.v05 import Image, ImageLabel
 import cluster
 import drawn_outputs
 import stitch
-from iaunet import checkpoint, cli, grid, identity, omezarr, outputs, synthetic, tables
+from iaunet import cli, grid, identity, omezarr, outputs, synthetic, tables
 from iaunet.errors import InputError
+from runs import write_header_model
 
 TILINGS = [
     pytest.param((96, 130), (96, 132), 1, id="2d, one tile"),
@@ -169,32 +170,13 @@ def test_the_label_store_has_the_same_bytes_for_any_tiling(tmp_path, shape):
     assert stores[0] == stores[1]
 
 
-def write_model(path, ndim):
-    """Write the header of a model without weights: all that the clustering reads."""
-    ones = [1] * ndim
-    meta = {
-        "format": checkpoint.FORMAT,
-        "version": checkpoint.VERSION,
-        "name": "m",
-        "ndim": ndim,
-        "in_channels": 1,
-        "net": {},
-        "normalize": {},
-        "clustering": {"seed": 0.3, "min_size": 3},
-        **dict.fromkeys(
-            ("stride", "id_stride", "radius", "block", "max_offset", "max_sigma"), ones
-        ),
-    }
-    header = json.dumps({"__metadata__": {"iaunet": json.dumps(meta)}}).encode()
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
-
-
 def cluster_and_stitch(folder, drawn, core, n_batches):
     """Run both steps on drawn network outputs; return the folder of the results."""
     folder.mkdir()
     shape, ndim = drawn["fg"].shape, drawn["fg"].ndim
     run = Run(folder, np.zeros(shape, np.uint32), core, n_batches)
-    write_model(folder / "m.safetensors", ndim)
+    values = {"seed": 0.3, "min_size": 3}
+    write_header_model(folder / "m.safetensors", ndim, clustering=values)
     options = run.write()
     (folder / "outputs").mkdir()
     paths, _ = drawn_outputs.store(folder / "outputs", drawn, core, (4,) * ndim, n_batches)

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,33 +13,15 @@ from ome_zarr_models.v05 import Image as ValidImage
 import tile
 from iaunet import omezarr
 from iaunet.errors import InputError
+from runs import write_header_model
 
 STEP = Path(tile.__file__)
 
 
 def write_model(path, ndim, **more):
-    """Write a model file without weights: tile.py reads its numbers only."""
-    meta = {
-        "format": "iaunet-model",
-        "version": 1,
-        "name": "drawn",
-        "ndim": ndim,
-        "in_channels": 1,
-        "net": {},
-        "stride": [8] * ndim,
-        "id_stride": [4] * ndim,
-        "radius": [21] * ndim,
-        "block": [60] * ndim,
-        "normalize": {"percentiles": [1, 99.8]},
-        "max_offset": [8] * ndim,
-        "max_sigma": [8] * ndim,
-        "clustering": {},
-        "weights_sha256": "",
-        **more,
-    }
-    header = json.dumps({"__metadata__": {"iaunet": json.dumps(meta)}}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header)
-    return path
+    values = {"stride": 8, "radius": 21, "block": 60}
+    sizes = {key: [value] * ndim for key, value in values.items()}
+    return write_header_model(path, ndim, **(sizes | more))
 
 
 @pytest.fixture
