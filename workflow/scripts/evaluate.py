@@ -25,24 +25,12 @@ from iaunet.errors import InputError
 log = logging.getLogger("evaluate")
 
 PAIRS = ("image", "predicted", "reference")
-MEANS = (
-    "ap50",
-    "ap75",
-    "ap_mean",
-    "f1_50",
-    "precision_50",
-    "recall_50",
-    "pq",
-    "aji",
-    "split_rate",
-    "merge_rate",
-)
 AP = [f"ap{100 * threshold:.0f}" for threshold in metrics.THRESHOLDS]
 COLUMNS = {
     "image": "str",
-    **dict.fromkeys(MEANS, "float64"),
-    **dict.fromkeys(("n_true", "tp_50", "fp_50", "fn_50"), "int64"),
-    **dict.fromkeys((name for name in AP if name not in MEANS), "float64"),
+    **dict.fromkeys(metrics.RATIOS, "float64"),
+    **dict.fromkeys(metrics.COUNTS, "int64"),
+    **dict.fromkeys((name for name in AP if name not in metrics.RATIOS), "float64"),
 }
 
 
@@ -131,7 +119,7 @@ def together(rows: Sequence[dict], counts: Sequence[tuple]) -> dict[str, object]
         "ap_pooled": ap,
         "f1_50_pooled": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
     }
-    for name in MEANS:
+    for name in metrics.RATIOS:
         values = [row[name] for row in rows if row[name] is not None]
         found[f"{name}_mean"] = float(np.mean(values)) if values else None
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, omezarr, page, tables, views, wording
+from iaunet import __version__, cli, metrics, omezarr, page, tables, views, wording
 from iaunet.errors import InputError
 
 log = logging.getLogger("summarize")
@@ -41,22 +41,7 @@ COLUMNS = (
     "shape",
     "pixel_um",
 )
-ACCURACY = (
-    "ap50",
-    "ap75",
-    "ap_mean",
-    "f1_50",
-    "precision_50",
-    "recall_50",
-    "pq",
-    "aji",
-    "split_rate",
-    "merge_rate",
-    "n_true",
-    "tp_50",
-    "fp_50",
-    "fn_50",
-)
+ACCURACY = (*metrics.RATIOS, *metrics.COUNTS)
 COUNTS = frozenset(
     name for name in (*COLUMNS, *ACCURACY) if name.startswith(("n_", "tp_", "fp_", "fn_", "seam_"))
 )
@@ -126,13 +111,13 @@ def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str
     """Return everything that is known of one image, by column; lists stay lists."""
     image = row["image"]
     home = args.results / image
-    metrics = read_metrics(home / "metrics.json")
-    failed = metrics is None or image in reasons
+    found = read_metrics(home / "metrics.json")
+    failed = found is None or image in reasons
     reason = reasons.get(image, "")
     if failed and not reason and args.logs is not None:
         reason = last_error(args.logs, image)
-    warnings = [] if metrics is None else [str(text) for text in metrics.get("warnings") or []]
-    values = {} if failed else {name: metrics.get(name) for name in (*COLUMNS, *ACCURACY)}
+    warnings = [] if found is None else [str(text) for text in found.get("warnings") or []]
+    values = {} if failed else {name: found.get(name) for name in (*COLUMNS, *ACCURACY)}
     return {
         **values,
         "image": image,

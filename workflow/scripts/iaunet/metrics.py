@@ -11,6 +11,20 @@ import numpy as np
 from numba import njit
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+RATIOS = (
+    "ap50",
+    "ap75",
+    "ap_mean",
+    "f1_50",
+    "precision_50",
+    "recall_50",
+    "pq",
+    "aji",
+    "split_rate",
+    "merge_rate",
+)
+COUNTS = ("n_true", "tp_50", "fp_50", "fn_50")
+"""Keys of `accuracy` that are scores, and those that are numbers of objects."""
 CHUNK_PX = 1 << 20
 FIRST_CAPACITY = 1 << 12
 
