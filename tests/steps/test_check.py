@@ -171,6 +171,12 @@ def test_a_tiling_that_does_not_fit_the_model_is_refused(folder, capsys, tiling,
     assert says in line
 
 
+@pytest.mark.parametrize("change", [{"model": 3}, {"tiling": 3}, {"clustering": []}])
+def test_a_section_of_the_wrong_type_is_told_and_no_traceback(folder, capsys, change):
+    assert run(folder, [row()], **change) == 1
+    assert problems(capsys)[0].startswith(f"config, {next(iter(change))}: found")
+
+
 def test_a_bad_default_model_is_named_once(folder, capsys):
     (folder / "cut.safetensors").write_bytes((folder / "m2.safetensors").read_bytes()[:100])
     assert run(folder, [row(), row(image="b")], model="./cut.safetensors") == 1

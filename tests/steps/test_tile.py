@@ -243,6 +243,23 @@ def test_the_input_is_not_touched(run, tmp_path, rng):
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
+@pytest.mark.parametrize(
+    "more",
+    ["--batches 0", "--percentiles 99 1", "--core-px auto 128", "--pixel-um-x nan", "--core-px no"],
+)
+def test_a_wrong_option_has_status_2(tmp_path, more):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 20), np.uint8))
+    model = write_model(tmp_path / "m.safetensors", 2)
+    words = f"--image a.tif --name a --model {model} --core-px auto --halo exact --batches 1"
+    words += f" --percentiles 1 99 --output out.zarr --tiles tiles.json {more}"
+    done = subprocess.run(
+        [sys.executable, STEP, *words.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_mistake_is_one_line_and_status_1(tmp_path):
     (tmp_path / "a.tif").write_text("not an image")
     model = write_model(tmp_path / "m.safetensors", 2)

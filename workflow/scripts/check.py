@@ -162,7 +162,7 @@ def check_table(run: Run, path: Path, can_plan: bool) -> dict[str, dict]:
         facts = row_facts(run, row, where, files)
         if model is not None and facts is not None:
             check_axes(run, row, where, facts, model[1])
-        if len(run.problems) == before and can_plan:
+        if model is not None and can_plan and len(run.problems) == before:
             planned[row["image"]] = plan_row(run, row, where, files, model, facts)
     return planned
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from iaunet import checkpoint, cli, clustering, grid, outputs, tables, tiling
-from iaunet.errors import InputError
+from iaunet.errors import InputError, OptionError
 
 log = logging.getLogger("cluster")
 
@@ -61,9 +61,9 @@ def overrides(words: Sequence[str]) -> dict[str, object]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not text:
-            raise InputError(f"--set: found '{word}', needs KEY=VALUE, for example seed=0.4")
+            raise OptionError(f"--set: found '{word}', needs KEY=VALUE, for example seed=0.4")
         if key in found:
-            raise InputError(f"--set: '{key}' is given twice; remove one")
+            raise OptionError(f"--set: '{key}' is given twice; remove one")
         try:
             found[key] = json.loads(f"[{text}]" if "," in text and "[" not in text else text)
         except ValueError:

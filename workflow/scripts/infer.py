@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from iaunet import checkpoint, cli, grid, normalize, omezarr, outputs, predict, tiling
-from iaunet.errors import InputError
+from iaunet.errors import InputError, OptionError
 from iaunet.net import IAUNet
 
 log = logging.getLogger("infer")
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     recorder = cli.Recorder("infer", args)
     if args.backend not in ("auto", "torch"):
-        raise InputError(f"--backend: '{args.backend}' is not in this version; use auto or torch")
+        raise OptionError(f"--backend: '{args.backend}' is not in this version; use auto or torch")
     if args.threads < 1:
-        raise InputError(f"--threads: found {args.threads}, needs 1 or more")
+        raise OptionError(f"--threads: found {args.threads}, needs 1 or more")
     tiles = tiling.read(args.tiles, ("core", "halo", "batches", "limits", "model"), args.batch)
     net, meta = checkpoint.load(args.model)
     check_model(args.model, meta, tiles)
@@ -154,7 +154,7 @@ def pick_device(wanted: str) -> torch.device:
     try:
         return predict.pick_device(wanted)
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"--device: {error}; use auto, cpu, cuda or cuda:N") from error
+        raise OptionError(f"--device: {error}; use auto, cpu, cuda or cuda:N") from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from iaunet import __version__, checkpoint, cli, grid, images, normalize, omezarr
-from iaunet.errors import InputError
+from iaunet.errors import InputError, OptionError
 
 log = logging.getLogger("tile")
 
@@ -268,13 +268,15 @@ def _in_range(image: images.Image, values: np.ndarray, dtype: np.dtype) -> np.nd
 def _check_options(args: argparse.Namespace) -> None:
     low, high = args.percentiles
     if not 0 <= low < high <= 100:
-        raise InputError(f"normalize: percentiles {low:g} {high:g} need 0 <= low < high <= 100")
+        raise OptionError(f"normalize: percentiles {low:g} {high:g} need 0 <= low < high <= 100")
     if args.batches < 1:
-        raise InputError(f"--batches: found {args.batches}, needs at least 1")
+        raise OptionError(f"--batches: found {args.batches}, needs at least 1")
     for axis in "zyx":
         um = getattr(args, f"pixel_um_{axis}")
         if um is not None and not (math.isfinite(um) and um > 0):
-            raise InputError(f"pixel_um_{axis}: found {um}, needs a positive number of micrometers")
+            raise OptionError(
+                f"pixel_um_{axis}: found {um}, needs a positive number of micrometers"
+            )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from iaunet import (
     tables,
     training,
 )
-from iaunet.errors import InputError
+from iaunet.errors import InputError, OptionError
 from iaunet.net import IAUNet, dependency_radius
 
 log = logging.getLogger("train")
@@ -137,7 +137,7 @@ def weights_of(changes: Sequence[str]) -> dict[str, float]:
         except ValueError:
             value = math.nan
         if name not in weights or not 0 <= value < math.inf:
-            raise InputError(
+            raise OptionError(
                 f"--weights: '{change}': needs TERM=WEIGHT with a weight of at least 0 and a "
                 f"term of {', '.join(objective.TERMS)}"
             )
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     recorder = cli.Recorder("train", args)
     if args.max_minutes <= 0 and args.max_steps <= 0:
-        raise InputError("--max-minutes and --max-steps are both 0: give one of them")
+        raise OptionError("--max-minutes and --max-steps are both 0: give one of them")
     torch.set_num_threads(args.threads)
     ndim, train, validation = load_data(args)
     trainer = make_trainer(ndim, train, args)

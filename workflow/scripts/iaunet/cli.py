@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from iaunet import __version__
-from iaunet.errors import InputError
+from iaunet.errors import InputError, OptionError
 
 log = logging.getLogger("iaunet")
 
@@ -62,7 +62,7 @@ def sizes(option: str, values: Sequence[str | int]) -> str | tuple[int, ...]:
         return values[0]
     if len(values) not in (2, 3) or any(isinstance(value, str) for value in values):
         found = " ".join(str(value) for value in values)
-        raise InputError(f"{option}: found '{found}', needs [z] y x, two or three numbers")
+        raise OptionError(f"{option}: found '{found}', needs [z] y x, two or three numbers")
     return tuple(int(value) for value in values)
 
 
@@ -189,7 +189,7 @@ def _plain(value: object) -> object:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a step: log to stderr, show an `InputError` as one line and exit with status 1."""
+    """Run a step: log to stderr, show an `InputError` as one line and exit with its status."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
     )
@@ -198,7 +198,7 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         message = " ".join(str(error).split())
         sys.stderr.write(f"error: {message}\n")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, OptionError) else 1)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

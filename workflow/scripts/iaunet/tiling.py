@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from iaunet.errors import InputError
+from iaunet.errors import InputError, OptionError
 
 SIZES = ("shape", "axes", "core", "halo")
 
@@ -37,5 +37,5 @@ def read(path: Path, needs: Sequence[str] = (), batch: int | None = None) -> dic
     if len(set(lengths.values())) != 1:
         raise InputError(f"{path}: not a tiles.json of tile.py (lengths {lengths})")
     if batch is not None and not 0 <= batch < len(batches):
-        raise InputError(f"--batch: found {batch}, {path} has batches 0 to {len(batches) - 1}")
+        raise OptionError(f"--batch: found {batch}, {path} has batches 0 to {len(batches) - 1}")
     return tiles | {"batches": batches}
