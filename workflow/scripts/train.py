@@ -283,6 +283,8 @@ def make_trainer(
         net.load_state_dict(known, strict=False)  # heads that it had not are new
     diameters = [patches.median_diameter(image) for image in train if image.n]
     diameter = float(np.median(diameters))
+    # Weight gradients in bfloat16 of maps of few voxels hold NaN at times (torch 2.13, oneDNN).
+    tiny = any(side // s < 6 for side, s in zip(CROP[ndim], net.stride, strict=True))
     recipe = objective.Recipe(
         weights=weights,
         learning_rate=2e-3 if args.start is None else 1e-3,
@@ -294,7 +296,7 @@ def make_trainer(
         neighbours_px=4 * diameter,
         id_gradient=0.1,
         ema=0.998,
-        bf16=bool(torch.cpu.get_capabilities().get("avx512_bf16")),
+        bf16=bool(torch.cpu.get_capabilities().get("avx512_bf16")) and not tiny,
         overlap=args.overlap,
         negatives=args.negatives,
         vectors=args.vectors,

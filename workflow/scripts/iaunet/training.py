@@ -77,7 +77,8 @@ class Trainer:
         Raises
         ------
         FloatingPointError
-            A term is not finite; names it. The weights are as before the step.
+            A term, which is named, or the gradient is not finite. The weights are as before
+            the step.
         """
         recipe = self.recipe
         rate = recipe.learning_rate * learning_rate_factor(progress)
@@ -104,7 +105,8 @@ class Trainer:
             raise FloatingPointError(f"loss term '{bad[0]}' is not finite at step {self.step}")
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0, error_if_nonfinite=True)
+        if not bool(torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0).isfinite()):
+            raise FloatingPointError(f"the gradient is not finite at step {self.step}")
         self.optimiser.step()
         self.average.update(self.net, self.step)
         self.step += 1
