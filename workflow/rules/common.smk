@@ -211,19 +211,14 @@ def run_results(wildcards):
     if not IMAGES:
         return []
     # All of it by name, so that a deleted file is made again.
-    files = (
-        "objects.csv objects.parquet seams.csv metrics.json provenance.json report.html"
-    )
-    return [
-        "results/summary.csv",
-        "results/summary.html",
-        *per_image("results/{image}/{image}.ome.zarr"),
-        *(f"results/{image}/{file}" for image in IMAGES for file in files.split()),
-    ]
+    files = "{image}.ome.zarr objects.csv objects.parquet seams.csv metrics.json"
+    files += " provenance.json report.html"
+    of_images = [f"results/{{image}}/{file}" for file in files.split()]
+    return ["results/summary.csv", "results/summary.html", *per_image(of_images)]
 
 
 def per_image(pattern):
-    """Return a file of every image, in the order of the table."""
+    """Return a file, or several, of every image, in the order of the table."""
     return expand(pattern, image=IMAGES)
 
 

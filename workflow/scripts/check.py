@@ -96,10 +96,10 @@ def check_config(run: Run) -> bool:
     run.problems += [f"config, {key}: {text}" for key, text in problems]
     bad = {key for key, _ in problems}
 
-    def good(*keys: str) -> bool:
-        """Tell whether these keys, and their sections, are there and have no problem."""
-        sections = {key.partition(".")[0] for key in keys}
-        return not bad & {*keys, *sections} and sections <= set(run.config)
+    def good(key: str) -> bool:
+        """Tell whether a key and its section are there and have no problem."""
+        section = key.partition(".")[0]
+        return section in run.config and not bad & {key, section}
 
     if good("normalize.percentiles"):
         low, high = run.config["normalize"]["percentiles"]
@@ -196,7 +196,7 @@ def row_files(run: Run, row: Row, where: str, folder: Path) -> dict[str, Path]:
         path = folder / row[column]
         if row[column] and run.watch(path):
             files[column] = path
-            if path.is_dir() and not any(name in run.watched for name in map(str, inside(path))):
+            if path.is_dir() and not any(str(near) in run.watched for near in inside(path)):
                 run.problems.append(
                     f"{where}, column {column}: {shown(row[column])} is a folder that is not an "
                     "OME-Zarr; needs an image file or an OME-Zarr"

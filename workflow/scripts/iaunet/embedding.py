@@ -7,7 +7,7 @@ to learn from.
 import torch
 import torch.nn.functional as F
 
-from iaunet.losses import Instances
+from iaunet.losses import Instances, outline
 
 TINY = 1e-12
 """Under the square root of a distance: its gradient stays finite at 0."""
@@ -86,10 +86,8 @@ def point_classes(labels: torch.Tensor) -> torch.Tensor:
     `labels` is (B, ...) integer. A voxel at an outline, on either side, is of class 2, so that
     features of boundaries are learnt, too.
     """
-    values = labels[:, None].float()
-    pool = F.max_pool2d if labels.ndim == 3 else F.max_pool3d
-    edge = pool(values, 3, 1, 1) != -pool(-values, 3, 1, 1)
-    return torch.where(edge[:, 0], CONTACT, (labels > 0).long())
+    edge = outline(labels[:, None])[:, 0]
+    return torch.where(edge, CONTACT, (labels > 0).long())
 
 
 def hard_points(

@@ -27,16 +27,20 @@ def mask(logit: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> tor
     return cross + (1 - dice).mean()
 
 
-def boundary_weight(labels: torch.Tensor, extra: float) -> torch.Tensor:
-    """Return 1 + `extra` where a voxel's 3^d neighbourhood holds several labels, else 1.
+def outline(labels: torch.Tensor) -> torch.Tensor:
+    """Return True where a voxel's 3^d neighbourhood holds several labels.
 
     `labels` is (B, 1, ...) integer; float32 is exact for the ids of one crop.
     """
     ndim = labels.ndim - 2
     pool = F.max_pool2d if ndim == 2 else F.max_pool3d
     values = labels.float()
-    differs = pool(values, 3, 1, 1) != -pool(-values, 3, 1, 1)
-    return 1 + extra * differs.float()
+    return pool(values, 3, 1, 1) != -pool(-values, 3, 1, 1)
+
+
+def boundary_weight(labels: torch.Tensor, extra: float) -> torch.Tensor:
+    """Return 1 + `extra` at the `outline` of (B, 1, ...) labels, else 1."""
+    return 1 + extra * outline(labels).float()
 
 
 def seed(logit: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -103,7 +103,7 @@ def loss_terms(
             instances,
         ),
         "contrastive": lambda: contrastive(out, labels, generator),
-        "boundary": lambda: losses.boundary(out.bnd, losses.boundary_weight(whole, 1.0) - 1),
+        "boundary": lambda: losses.boundary(out.bnd, losses.outline(whole).float()),
     }
     terms = {name: make() for name, make in makers.items() if recipe.weight(name) > 0}
     facts = {"active": math.nan, "distance": math.nan}
