@@ -13,7 +13,9 @@ from nets import save_model
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     """A table of three small drawn images with masks; crops and drawings small, too."""
-    plain = patches.Augmentation(zoom=(0.8, 1.2), small_px=0, zoom_small=1, anisotropy=1, empty=0.1)
+    plain = patches.Augmentation(
+        zoom=(0.8, 1.2), small_px=0, zoom_small=(1, 1), anisotropy=1, empty=0.1
+    )
     monkeypatch.setattr(train, "CROP", {2: (64, 64), 3: (8, 32, 32)})
     monkeypatch.setattr(train, "PAIRS", {2: 1, 3: 1})
     monkeypatch.setattr(train, "DRAWN_SHAPE", {2: (96, 96), 3: (12, 48, 48)})

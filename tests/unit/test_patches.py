@@ -4,8 +4,10 @@ from scipy import ndimage
 
 from iaunet import patches
 
-PLAIN = patches.Augmentation(zoom=(1, 1), small_px=0, zoom_small=1, anisotropy=1, empty=0)
-WILD = patches.Augmentation(zoom=(0.6, 1.8), small_px=99, zoom_small=3, anisotropy=1.3, empty=0)
+PLAIN = patches.Augmentation(zoom=(1, 1), small_px=0, zoom_small=(1, 1), anisotropy=1, empty=0)
+WILD = patches.Augmentation(
+    zoom=(0.6, 1.8), small_px=99, zoom_small=(1, 3), anisotropy=1.3, empty=0
+)
 
 
 def annotated(shape, n, rng):
@@ -102,7 +104,7 @@ def test_crops_larger_than_the_image_are_filled_with_background(rng):
 def test_empty_crops_hold_no_label(rng):
     image = annotated((60, 60), 5, rng)
     only_empty = patches.Augmentation(
-        zoom=(1, 1), small_px=0, zoom_small=1, anisotropy=1, empty=1.0
+        zoom=(1, 1), small_px=0, zoom_small=(1, 1), anisotropy=1, empty=1.0
     )
     batch = patches.Sampler([image], (32, 32), 2, only_empty, seed=0).batch(0)
     assert not bool(batch["labels"].any())

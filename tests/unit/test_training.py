@@ -7,7 +7,9 @@ from iaunet.errors import InputError
 from iaunet.net import IAUNet
 from nets import small_net
 
-PLAIN = patches.Augmentation(zoom=(0.8, 1.2), small_px=0, zoom_small=1, anisotropy=1, empty=0.1)
+PLAIN = patches.Augmentation(
+    zoom=(0.8, 1.2), small_px=0, zoom_small=(1, 1), anisotropy=1, empty=0.1
+)
 
 
 def recipe(**change):

@@ -62,10 +62,10 @@ PAIRS = {2: 4, 3: 2}
 DRAWN_SHAPE = {2: (512, 512), 3: (48, 144, 144)}
 AUGMENTATION = {
     2: patches.Augmentation(
-        zoom=(0.55, 1.9), small_px=14, zoom_small=3.0, anisotropy=1.0, empty=0.03
+        zoom=(0.55, 1.9), small_px=14, zoom_small=(1.4, 3.2), anisotropy=1.0, empty=0.03
     ),
     3: patches.Augmentation(
-        zoom=(0.75, 1.33), small_px=8, zoom_small=1.5, anisotropy=1.25, empty=0.03
+        zoom=(0.75, 1.33), small_px=8, zoom_small=(1.0, 1.5), anisotropy=1.25, empty=0.03
     ),
 }
 WEIGHTS = {

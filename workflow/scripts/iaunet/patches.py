@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 MORPHOLOGY = ("log_size", "axis_ratio", "solidity", "mean_intensity", "std_intensity")
+SMALL_SHARE = 0.65
+"""How often images of small objects are zoomed up: so inference resamples them, too."""
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 
@@ -105,8 +107,8 @@ class Augmentation:
     """How far crops are varied; `zoom` is the range of a log-uniform factor per view pair."""
 
     zoom: tuple[float, float]
-    small_px: float  # images whose median diameter is below are zoomed up half of the time
-    zoom_small: float
+    small_px: float  # images whose median diameter is below are mostly zoomed by `zoom_small`
+    zoom_small: tuple[float, float]
     anisotropy: float  # 3D: factor by which z may be stretched or squeezed against y, x
     empty: float  # share of crops that show noise and no object
 
@@ -213,8 +215,8 @@ class Sampler:
     def _zoom(self, rng: np.random.Generator, index: int) -> np.ndarray:
         low, high = np.log(self.augmentation.zoom)
         zoom = np.exp(rng.uniform(low, high))
-        if self.diameter[index] < self.augmentation.small_px and rng.random() < 0.5:
-            zoom = np.exp(rng.uniform(0, np.log(self.augmentation.zoom_small)))
+        if self.diameter[index] < self.augmentation.small_px and rng.random() < SMALL_SHARE:
+            zoom = np.exp(rng.uniform(*np.log(self.augmentation.zoom_small)))
         factors = np.full(len(self.crop_px), zoom)
         if len(factors) == 3:
             stretch = np.log(self.augmentation.anisotropy)
