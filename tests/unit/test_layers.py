@@ -12,7 +12,16 @@ STEPS = {path.stem: path for path in SCRIPTS.glob("*.py")}
 MODULES = {path.stem: path for path in (SCRIPTS / "iaunet").glob("*.py")}
 LAYERS = {
     "ground": {"__init__", "errors", "fixedpoint", "grid", "labels", "normalize", "wording"},
-    "arrays": {"clustering", "features", "identity", "kernels", "metrics", "plan", "synthetic"},
+    "arrays": {
+        "clustering",
+        "features",
+        "identity",
+        "kernels",
+        "metrics",
+        "plan",
+        "scale",
+        "synthetic",
+    },
     "torch": {
         "checkpoint",
         "embedding",

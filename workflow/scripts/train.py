@@ -35,6 +35,7 @@ from iaunet import (
     objective,
     patches,
     predict,
+    scale,
     synthetic,
     tables,
     training,
@@ -78,6 +79,15 @@ WEIGHTS = {
 }
 EMB_DIM = 8
 PROJ_DIM = 32
+DRAWN = {
+    "nuclei": (synthetic.random_options, synthetic.draw_nuclei),
+    "cells": (synthetic.random_cell_options, synthetic.draw_cells),
+}
+"""What can be drawn: the options of one image, and the image."""
+SIZES_HELP = (
+    "median diameters, [z] y x, between which the model takes an image as it is; images outside "
+    "are resampled, here and when the model is used"
+)
 VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
 GRID = {
     "suppress": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
@@ -95,6 +105,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--table", type=Path, help="CSV of images with masks; not needed with --drawn")
     add("--drawn", type=int, default=0, help="how many images of nuclei to draw besides")
+    add("--drawn-kind", choices=tuple(DRAWN), default="nuclei", help="what is drawn")
+    add("--smallest-px", type=float, nargs="+", metavar="PX", help=SIZES_HELP)
+    add("--largest-px", type=float, nargs="+", metavar="PX", help="see --smallest-px")
     add("--ndim", type=int, choices=(2, 3), help="axes; needed when there is no table")
     add("--start", type=Path, help="model file whose weights the training starts from")
     add("--weights", nargs="*", default=[], metavar="TERM=WEIGHT", help=weights_help())
@@ -181,12 +194,13 @@ def load_data(
     if len(ndims) != 1:
         raise InputError(f"{args.table or '--ndim'}: needs images of 2 or of 3 axes, found {ndims}")
     ndim = ndims.pop()
+    sizes = size_range(args, ndim)
     everything = []
     for row, image, labels in loaded:
         part = row["split"] or side_of(row["group"] or row["image"])
         group = row["group"] or row["image"]
-        everything.append((part, prepared(row["image"], group, image, labels)))
-    everything += [drawn(k, ndim, args.seed, args.drawn) for k in range(args.drawn)]
+        everything.append((part, prepared(row["image"], group, image, labels, sizes)))
+    everything += [drawn(k, ndim, args, sizes) for k in range(args.drawn)]
     train = [image for part, image in everything if part == "train"]
     validation = [image for part, image in everything if part == "validation"]
     if not train or not any(image.n for image in train):
@@ -235,10 +249,45 @@ def load_row(row: dict[str, str], table: Path) -> tuple[np.ndarray, np.ndarray]:
     return opened.read(tuple(slice(0, n) for n in opened.shape)), labels
 
 
-def prepared(name: str, group: str, image: np.ndarray, labels: np.ndarray) -> patches.Annotated:
+def size_range(args: argparse.Namespace, ndim: int) -> dict[str, list[float]] | None:
+    """Return the diameters per axis that the model takes; None: all.
+
+    Raises
+    ------
+    OptionError
+        One of the two options is missing, or they are not positive numbers in order.
+    """
+    given = {"smallest": args.smallest_px, "largest": args.largest_px}
+    if not any(given.values()):
+        return None
+    small, large = ([*(values or [])] for values in given.values())
+    good = len(small) == len(large) == ndim and all(
+        0 < a <= b < math.inf for a, b in zip(small, large, strict=True)
+    )
+    if not good:
+        raise OptionError(
+            f"--smallest-px {small}, --largest-px {large}: need {ndim} positive numbers each, "
+            "the smallest not above the largest"
+        )
+    return {"smallest": small, "largest": large}
+
+
+def prepared(
+    name: str,
+    group: str,
+    image: np.ndarray,
+    labels: np.ndarray,
+    sizes: dict[str, list[float]] | None,
+) -> patches.Annotated:
     """Scale an image by its own limits, as inference does, and measure its instances."""
     limits = normalize.limits(image, PERCENTILES)
     scaled = normalize.scale(image, limits.low, limits.high).clip(*predict.CLIP)
+    if sizes and labels.any():
+        middle = scale.median_diameter(scale.diameters(labels))
+        to = scale.grid_shape(image.shape, scale.factors(middle, *sizes.values()))
+        everywhere = tuple(slice(0, n) for n in to)
+        labels = labels[np.ix_(*scale.nearest(image.shape, to, everywhere))]
+        scaled = scale.resampled(lambda box: scaled[box], image.shape, to, everywhere)
     return patches.annotate(name, group, scaled, labels, (1.0,) * image.ndim)
 
 
@@ -248,17 +297,19 @@ def side_of(group: str) -> str:
     return "validation" if number / 2**32 < VALIDATION_SHARE else "train"
 
 
-def drawn(index: int, ndim: int, seed: int, count: int) -> tuple[str, patches.Annotated]:
-    """Draw one image of nuclei, every twentieth without any; every seventh validates."""
-    rng = np.random.default_rng([seed, 7, index])
+def drawn(
+    index: int, ndim: int, args: argparse.Namespace, sizes: dict[str, list[float]] | None
+) -> tuple[str, patches.Annotated]:
+    """Draw one image, every twentieth without any object; every seventh validates."""
+    rng = np.random.default_rng([args.seed, 7, index])
     if index % 20 == 19:
         image = synthetic.draw_background(DRAWN_SHAPE[ndim], rng)
         labels = np.zeros(image.shape, np.uint32)
     else:
-        options = synthetic.random_options(rng, ndim)
-        image, labels = synthetic.draw_nuclei(DRAWN_SHAPE[ndim], rng, **options)
+        options_of, draw = DRAWN[args.drawn_kind]
+        image, labels = draw(DRAWN_SHAPE[ndim], rng, **options_of(rng, ndim))
     side = "validation" if index % 7 == 3 else "train"
-    return side, prepared(f"drawn-{index}", f"drawn-{index}", image, labels)
+    return side, prepared(f"drawn-{index}", f"drawn-{index}", image, labels, sizes)
 
 
 def make_trainer(
@@ -530,6 +581,7 @@ def model_meta(
         "normalize": {"percentiles": list(PERCENTILES)},
         "max_offset": net.options["max_offset"],
         "max_sigma": net.options["max_sigma"],
+        "diameter_px": size_range(args, net.ndim),
         "clustering": settings.as_dict(),
         "training": {
             "steps": trainer.step,
