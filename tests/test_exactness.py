@@ -20,7 +20,7 @@ MODELS = Path(__file__).resolve().parents[1] / "resources" / "models"
 OF_THE_TILING = ["crosses_seam", "n_tiles"]
 
 
-def segment(folder, image, model, core_px, n_batches, threads=1):
+def segment(folder, image, model, core_px, n_batches, threads=1, diameter="native"):
     """Run all steps on an image with one tiling; return the folder of the results."""
     folder.mkdir()
     core = ["auto"] if core_px is None else [str(size) for size in core_px]
@@ -31,6 +31,7 @@ def segment(folder, image, model, core_px, n_batches, threads=1):
             f"--image={image}",
             "--name=image",
             *("--core-px", *core, "--halo", "exact", "--percentiles", "1", "99.8"),
+            f"--diameter-px={diameter}",
             f"--batches={n_batches}",
             f"--output={folder}/image.zarr",
             f"--record={folder}/tile.json",
@@ -154,6 +155,36 @@ CASES = {
         [((20, 272, 48), 1), ((12, 96, 32), 2), ((4, 16, 16), 3), ((20, 40, 48), 2)],
     ),
 }
+
+
+RESAMPLED = [
+    pytest.param("nuclei-2d", drawn_large_nuclei, 90, [(None, 1), ((32, 48), 3)], id="shrunk"),
+    pytest.param("nuclei-2d", drawn_large_nuclei, 16, [(None, 1), ((256, 176), 2)], id="enlarged"),
+    pytest.param(
+        "nuclei-3d", drawn_volume, 44, [((12, 136, 32), 1), ((8, 40, 16), 2)], id="volume"
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "draw", "diameter", "tilings"), RESAMPLED)
+def test_labels_of_a_resampled_image_are_the_same_bytes(tmp_path, name, draw, diameter, tilings):
+    image = draw()
+    tifffile.imwrite(tmp_path / "image.tif", image)
+    net, meta = model_files.load(MODELS / f"{name}.safetensors")
+    model = tmp_path / "model.safetensors"
+    sizes = {"smallest": [20.0] * image.ndim, "largest": [30.0] * image.ndim}
+    model_files.save(model, net.state_dict(), meta | {"diameter_px": sizes})
+    whole, tiled = (
+        segment(tmp_path / str(k), tmp_path / "image.tif", model, core, n, diameter=diameter)
+        for k, (core, n) in enumerate(tilings)
+    )
+    tiles = json.loads((whole / "tiles.json").read_text())
+    assert tiles["grid_shape"] != tiles["shape"] == list(image.shape)
+    assert omezarr.open_labels(whole / "image.ome.zarr").shape == image.shape
+    assert len(tables.read_text(whole / "objects.csv")) > 4
+    assert label_files(tiled) == label_files(whole)
+    assert objects(tiled) == objects(whole)
+    assert len(tables.read_text(tiled / "seams.csv")) > 2
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)

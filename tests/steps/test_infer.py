@@ -20,7 +20,15 @@ def tiled(tmp_path, rng):
         [
             *("--image", str(image), "--name", "a", "--model", str(model)),
             *("--core-px", "48", "48", "--halo", "exact", "--batches", "2"),
-            *("--percentiles", "1", "99.8", "--output", str(tmp_path / "image.zarr")),
+            *(
+                "--diameter-px",
+                "native",
+                "--percentiles",
+                "1",
+                "99.8",
+                "--output",
+                str(tmp_path / "image.zarr"),
+            ),
             *("--tiles", str(tmp_path / "tiles.json")),
         ]
     )

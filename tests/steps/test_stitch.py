@@ -10,7 +10,7 @@ from ome_zarr_models.v05 import Image, ImageLabel
 import cluster
 import drawn_outputs
 import stitch
-from iaunet import cli, grid, identity, omezarr, outputs, synthetic, tables
+from iaunet import cli, grid, identity, omezarr, outputs, scale, synthetic, tables
 from iaunet.errors import InputError
 from runs import write_header_model
 
@@ -450,3 +450,46 @@ def test_values_that_are_not_known_become_background_and_are_reported():
     ranks, found, counts = identity.relabel(labels, np.array([0, 7], dtype=np.uint64))
     np.testing.assert_array_equal(ranks, [[1, 0], [0, 0]])
     assert (found.tolist(), counts.tolist()) == ([7, 9], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "image_shape"),
+    [((96, 130), (40, 51)), ((96, 130), (200, 333)), ((12, 40, 44), (12, 90, 20))],
+    ids=["shrunk", "enlarged", "3d, one axis each way"],
+)
+def test_labels_come_back_to_the_grid_of_the_image(tmp_path, shape, image_shape):
+    run = Run(tmp_path, drawn(shape), tuple(n // 2 for n in shape), 2)
+    resample(run, image_shape)
+    labels, table, seams = run.stitch()
+    everywhere = tuple(slice(0, n) for n in image_shape)
+    at = scale.nearest(shape, image_shape, everywhere)
+    np.testing.assert_array_equal(labels, by_rank(run.labels)[np.ix_(*at)])
+    on_grid = np.unravel_index(table["gid"], shape)
+    for axis, seed, n, m in zip(run.tiles["axes"], on_grid, image_shape, shape, strict=True):
+        np.testing.assert_array_equal(table[f"seed_{axis}"], np.floor((seed + 0.5) * n / m))
+    assert (table["verdict"] == "agreed").all()
+    size = "area_px" if len(shape) == 2 else "volume_px"
+    np.testing.assert_array_equal(seams[size], np.bincount(labels.ravel())[seams["label"]])
+
+
+def test_an_object_too_small_for_the_grid_of_the_image_is_told(tmp_path):
+    truth = np.zeros((64, 64), np.uint32)
+    truth[4:30, 4:30], truth[41, 41], truth[50:60, 50:60] = 1, 2, 3
+    run = Run(tmp_path, truth, (32, 32), 2)
+    resample(run, (16, 16))
+    labels, table, seams = run.stitch()
+    np.testing.assert_array_equal(np.unique(labels), [0, 1, 2])
+    assert list(table["gid"]) == [run.gid[1], run.gid[3]]
+    lost = seams[seams["label"] == 0]
+    assert list(lost["gid"]) == [run.gid[2]]
+    assert list(lost["verdict"]) == [identity.EMPTY]
+
+
+def resample(run, image_shape):
+    """Say that the labels of a run are on another grid than its image."""
+    axes = run.tiles["axes"]
+    cli.remove(run.store)
+    omezarr.create_image(run.store, image_shape, axes, np.uint16, None, "cells", {"channel": "0"})
+    omezarr.open_level(run.store, 0, "r+")[...] = 1
+    omezarr.write_pyramid(run.store)
+    run.tiles |= {"grid_shape": run.tiles["shape"], "shape": image_shape}

@@ -48,6 +48,8 @@ def run(tmp_path):
         argv += ["--core-px", *map(str, core), "--halo", *map(str, halo)]
         if "--percentiles" not in more:
             argv += ["--percentiles", "1", "99.8"]
+        if "--diameter-px" not in more:
+            argv += ["--diameter-px", "native"]
         tile.main([*argv, *map(str, more)])
         return json.loads((out / "tiles.json").read_text()), out
 
@@ -251,7 +253,7 @@ def test_a_wrong_option_has_status_2(tmp_path, more):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 20), np.uint8))
     model = write_model(tmp_path / "m.safetensors", 2)
     words = f"--image a.tif --name a --model {model} --core-px auto --halo exact --batches 1"
-    words += f" --percentiles 1 99 --output out.zarr --tiles tiles.json {more}"
+    words += f" --diameter-px native --percentiles 1 99 --output out.zarr --tiles tiles.json {more}"
     done = subprocess.run(
         [sys.executable, STEP, *words.split()], cwd=tmp_path, capture_output=True, text=True
     )
@@ -264,7 +266,7 @@ def test_a_mistake_is_one_line_and_status_1(tmp_path):
     (tmp_path / "a.tif").write_text("not an image")
     model = write_model(tmp_path / "m.safetensors", 2)
     words = f"--image a.tif --name a --model {model} --core-px auto --halo exact --batches 1"
-    words += " --percentiles 1 99 --output out.zarr --tiles tiles.json"
+    words += " --diameter-px native --percentiles 1 99 --output out.zarr --tiles tiles.json"
     done = subprocess.run(
         [sys.executable, STEP, *words.split()], cwd=tmp_path, capture_output=True, text=True
     )
@@ -295,7 +297,7 @@ def test_peak_memory_does_not_grow_with_the_image(tmp_path, kind):
         )
         model = write_model(tmp_path / "m.safetensors", len(shape))
         words = f"--image {path} --name a --model {model} --core-px auto --halo exact --batches 1"
-        words += f" --percentiles 1 99 --output {tmp_path}/{size}.zarr"
+        words += f" --diameter-px native --percentiles 1 99 --output {tmp_path}/{size}.zarr"
         words += f" --tiles {tmp_path}/t.json --record {tmp_path}/r.json"
         subprocess.run([sys.executable, STEP, *words.split()], check=True, capture_output=True)
         peaks.append(json.loads((tmp_path / "r.json").read_text())["peak_memory_mb"])

@@ -20,6 +20,7 @@ LAYERS = {
         "metrics",
         "plan",
         "scale",
+        "sizing",
         "synthetic",
     },
     "torch": {

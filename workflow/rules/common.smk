@@ -95,7 +95,7 @@ def checked_plan():
     return json.loads(result.stdout)
 
 
-for section in ("tiling", "normalize", "clustering", "stitching"):
+for section in ("tiling", "normalize", "clustering", "stitching", "diameter_px"):
     config[section] = with_numbers(config[section])
 if isinstance(config["training"], dict):
     for key in {"minutes", "steps", "seed"} & set(config["training"]):
@@ -190,6 +190,11 @@ def image_options(wildcards):
         for column in columns
         if row[column]
     ]
+
+
+def diameter_option(wildcards):
+    """Return the diameter of the objects of an image: of the table, else of the config."""
+    return row_of(wildcards)["diameter_px"] or config["diameter_px"]
 
 
 def reference_option(wildcards):

@@ -12,7 +12,7 @@ rule tile:
     benchmark:
         "benchmarks/tile/{image}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 1
     resources:
         mem_mb=scaled(3000),
@@ -23,11 +23,13 @@ rule tile:
         core_px=sizes("core_px"),
         halo=sizes("halo"),
         percentiles=config["normalize"]["percentiles"],
+        diameter_px=diameter_option,
         options=image_options,
     shell:
         "python {input.script:q}"
         " --image={input.image:q} --name {wildcards.image} --model={input.model:q}"
         " --core-px {params.core_px} --halo {params.halo} --batches {params.batches}"
-        " --percentiles {params.percentiles} {params.options:q}"
+        " --percentiles {params.percentiles} --diameter-px={params.diameter_px}"
+        " {params.options:q}"
         " --output {output.store} --tiles {output.tiles} --record {output.record}"
         " 2> {log}"

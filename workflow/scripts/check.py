@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from iaunet import checkpoint, cli, grid, images, plan, tables
+from iaunet import checkpoint, cli, grid, images, plan, scale, tables
 from iaunet.errors import InputError
 from iaunet.schema import Schema, shown, unknown
 
@@ -177,6 +177,12 @@ def check_row(
                 f"{where}, column {column}: found '{row[column]}'; needs micrometers above 0, "
                 "at most 100000"
             )
+    diameter = row["diameter_px"]
+    told = diameter not in ("", "auto", "native") and "diameter_px" not in wrong
+    if told and not 0 < float(diameter) <= 1e5:
+        run.problems.append(
+            f"{where}, column diameter_px: found '{diameter}'; needs pixels above 0, at most 100000"
+        )
     name = row["image"].casefold()
     if name in seen:
         run.problems.append(
@@ -271,14 +277,30 @@ def plan_row(
     """Return the plan of one image; note a tiling that does not fit its model."""
     path, meta = model
     return {
-        **{column: row[column] for column in ("channel", "scene", "frame", *PIXEL_UM)},
+        **{
+            column: row[column]
+            for column in ("channel", "scene", "frame", "diameter_px", *PIXEL_UM)
+        },
         "path": str(files["path"]),
         "reference": str(files["reference"]) if "reference" in files else None,
         "model": path,
         "n_batches": 1
         if facts is None
-        else count_batches(run, facts["spatial_shape"], meta, where),
+        else count_batches(run, known_grid(run, row, facts, meta), meta, where),
     }
+
+
+def known_grid(run: Run, row: Row, facts: Mapping, meta: Mapping) -> Sequence[int]:
+    """Return the shape of the network's grid where it can be known without reading pixels.
+
+    Where it is found with the network later, jobs are counted for the image's own grid.
+    """
+    shape, sizes = facts["spatial_shape"], meta.get("diameter_px")
+    wanted = row["diameter_px"] or str(run.config["diameter_px"])
+    if wanted in ("auto", "native") or not sizes:
+        return shape
+    diameter = [float(wanted)] * len(shape)
+    return scale.grid_shape(shape, scale.factors(diameter, sizes["smallest"], sizes["largest"]))
 
 
 def count_batches(run: Run, shape: Sequence[int], meta: Mapping, where: str) -> int:

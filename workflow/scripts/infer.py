@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iaunet import checkpoint, cli, grid, normalize, omezarr, outputs, predict, tiling
+from iaunet import checkpoint, cli, grid, normalize, omezarr, outputs, predict, scale, tiling
 from iaunet.errors import InputError, OptionError
 from iaunet.net import IAUNet
 
@@ -93,13 +93,18 @@ def open_blocks(
         raise InputError(f"{args.store}: shape {image.shape}, {args.tiles} says {tiles['shape']}")
     low, high = tiles["limits"]
 
-    def read(box: grid.Box) -> np.ndarray:
+    to = tiling.grid_shape(tiles)
+
+    def scaled(box: grid.Box) -> np.ndarray:
         return normalize.scale(image[box], low, high).clip(*predict.CLIP)
+
+    def read(box: grid.Box) -> np.ndarray:
+        return scale.resampled(scaled, image.shape, to, box)
 
     return predict.Blocks(
         net,
         read,
-        shape=image.shape,
+        shape=to,
         block_px=meta["block"],
         halo_px=halo_px,
         threads=args.threads,

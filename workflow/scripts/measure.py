@@ -224,7 +224,18 @@ def provenance(tiles: dict, reference: Path | None, records: Sequence[dict]) -> 
         "input": tiles["source"],
         "reference": None if reference is None else str(reference),
         "model": tiles["model"],
-        "tiling": {key: tiles.get(key) for key in ("core", "halo", "exact_halo", "n_tiles")},
+        "tiling": {
+            key: tiles.get(key)
+            for key in (
+                "core",
+                "halo",
+                "exact_halo",
+                "n_tiles",
+                "grid_shape",
+                "diameter_px",
+                "diameter_from",
+            )
+        },
         "steps": [
             joined([record for record in records if record["step"] == name]) for name in names
         ],

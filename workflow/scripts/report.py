@@ -74,10 +74,16 @@ def open_sample(args: argparse.Namespace, tiles: dict) -> gallery.Sample:
         spacing=tuple(float(step) for step in spacing),
         unit_um=None if meta.pixel_um is None else 1.0,
         limits=tuple(tiles["limits"]),
-        core=tuple(tiles["core"]) if tiles["n_tiles"] > 1 else None,
+        core=core_of_image(tiles) if tiles["n_tiles"] > 1 else None,
         objects=objects,
         diameter_px=regions.equivalent_diameter(median, spacing),
     )
+
+
+def core_of_image(tiles: dict) -> tuple[float, ...]:
+    """Return the core of a tile in pixels of the image, which the network's may not be."""
+    sides = zip(tiles["core"], tiles["shape"], tiling.grid_shape(tiles), strict=True)
+    return tuple(core * n / m for core, n, m in sides)
 
 
 def worst_windows(

@@ -2,7 +2,8 @@ r"""Give every object its final number: labels of all batches -> OME-Zarr, ident
 
 Clustering names an object by the place of its seed voxel in the whole image, so the batches
 agree already; this step proves it, numbers the objects 1 to n in that order and writes one
-label image beside the image. Labels do not depend on the tiling.
+label image beside the image. Labels do not depend on the tiling. Where the network worked on
+another grid than the image's own, labels come back to the latter here.
 
 Example
 -------
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, grid, identity, omezarr, outputs, tables, tiling
+from iaunet import __version__, cli, grid, identity, omezarr, outputs, scale, tables, tiling
 from iaunet.errors import InputError
 
 log = logging.getLogger("stitch")
@@ -60,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sightings = read_sightings(args.sightings)
 
     with cli.write_whole(args.output) as partial:
-        gid, voxels = write_store(partial, args.store, reader, tiles, np.unique(sightings.gid))
-    found = judge(gid, voxels, instances["gid"].to_numpy(), sightings)
+        gid, sizes = write_store(partial, args.store, reader, tiles, np.unique(sightings.gid))
+    voxels = sizes if reader.shape == tiles["shape"] else count_labels(reader, gid)
+    found = judge(gid, sizes, voxels, instances["gid"].to_numpy(), sightings)
     with cli.write_whole(args.identities) as partial:
         tables.write_parquet(identities(found, instances, tiles), partial)
     seams = seam_table(found, tiles)
@@ -169,21 +171,41 @@ def write_labels(labels, reader: outputs.Reader, gid: np.ndarray) -> tuple[np.nd
     """
     values = np.concatenate([np.zeros(1, np.uint64), gid + np.uint64(1)])
     names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for box in regions(labels):
-        ranks, here, counts = identity.relabel(reader.read(outputs.LABELS, box), values)
+    for box in regions(labels.shape, labels.shards or labels.chunks):
+        ranks, here, counts = identity.relabel(read_labels(reader, labels.shape, box), values)
         omezarr.write_box(labels, box, ranks.astype(labels.dtype))
         names.append(here)
         sums.append(counts)
         if len(names) > 256:
             names, sums = ([part] for part in added(names, sums))
     found, voxels = added(names, sums)
-    n_voxels = math.prod(labels.shape)
+    n_voxels = math.prod(reader.shape)
     if len(found) and int(found[-1]) > n_voxels:
         raise InputError(
             f"the labels of the batches hold {found[-1]}, needs at most {n_voxels}, the number of "
             "voxels; they are not of cluster.py or damaged, run it again"
         )
     return found - np.uint64(1), voxels
+
+
+def read_labels(reader: outputs.Reader, shape: Sequence[int], box: grid.Box) -> np.ndarray:
+    """Return a box of the labels on the image's grid: of each voxel the nearest one."""
+    at = scale.nearest(reader.shape, shape, box)
+    source = tuple(slice(int(index[0]), int(index[-1]) + 1) for index in at)
+    here = reader.read(outputs.LABELS, source)
+    if here.shape == grid.box_shape(box):
+        return here
+    return here[np.ix_(*(i - side.start for i, side in zip(at, source, strict=True)))]
+
+
+def count_labels(reader: outputs.Reader, gid: np.ndarray) -> np.ndarray:
+    """Return how many voxels of the network's grid each gid has."""
+    names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    for box in regions(reader.shape, reader.core_px):
+        here, counts = np.unique(reader.read(outputs.LABELS, box), return_counts=True)
+        names, sums = ([part] for part in added([*names, here], [*sums, counts]))
+    found, voxels = added(names, sums)
+    return voxels[np.searchsorted(found, gid + np.uint64(1))]
 
 
 def added(names: list[np.ndarray], sums: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -194,12 +216,11 @@ def added(names: list[np.ndarray], sums: list[np.ndarray]) -> tuple[np.ndarray, 
     return found, total
 
 
-def regions(labels) -> Iterator[grid.Box]:
-    """Yield boxes that are unions of whole shards and not thinner than what readers decode."""
-    shard = labels.shards or labels.chunks
-    inner = outputs.INNER_PX[labels.ndim]
-    size = [step * -(-part // step) for step, part in zip(shard, inner, strict=True)]
-    for tile in grid.tiles(labels.shape, size):
+def regions(shape: Sequence[int], part_px: Sequence[int]) -> Iterator[grid.Box]:
+    """Yield boxes that are unions of whole parts and not thinner than what readers decode."""
+    inner = outputs.INNER_PX[len(shape)]
+    size = [step * -(-least // step) for step, least in zip(part_px, inner, strict=True)]
+    for tile in grid.tiles(shape, size):
         yield tile.core
 
 
@@ -224,21 +245,32 @@ def provenance(reader: outputs.Reader, tiles: dict) -> dict[str, object]:
                 "same settings for all, run cluster.py again"
             )
     model = {key: tiles["model"].get(key) for key in ("name", "sha256")}
-    return {"version": __version__, "model": model, "clustering": options[0]}
+    return {
+        "version": __version__,
+        "model": model,
+        "clustering": options[0],
+        "network_grid": list(reader.shape),
+    }
 
 
 def judge(
-    labelled: np.ndarray, voxels: np.ndarray, owned: np.ndarray, sightings: identity.Sightings
+    labelled: np.ndarray,
+    sizes: np.ndarray,
+    voxels: np.ndarray,
+    owned: np.ndarray,
+    sightings: identity.Sightings,
 ) -> pd.DataFrame:
     """Return one row per gid that labels, tables or sightings know, with the verdict.
 
-    Objects without voxels are in no label image: they get the label 0.
+    Objects without voxels are in no label image: they get the label 0. `sizes` are of the
+    labelled objects on the image's grid, `voxels` on the network's, as are all other counts.
     """
     gid = np.unique(np.concatenate([labelled, owned, sightings.gid]))
     place = np.searchsorted(gid, labelled)
-    label, size = np.zeros((2, len(gid)), dtype=np.int64)
+    label, size, on_grid = np.zeros((3, len(gid)), dtype=np.int64)
     label[place] = np.arange(1, len(labelled) + 1)
-    size[place] = voxels
+    size[place] = sizes
+    on_grid[place] = voxels
     rows = np.bincount(np.searchsorted(gid, owned), minlength=len(gid))
     seen = identity.weigh(gid, sightings)
     return pd.DataFrame(
@@ -248,13 +280,14 @@ def judge(
             "n_tiles": seen.n_tiles,
             "tiles": [" ".join(map(str, here)) for here in seen.tiles],
             "n_batches": seen.n_batches,
-            "voxels": size,
+            "size": size,
+            "voxels": on_grid,
             "area": seen.area,
             "claimed": seen.claimed,
             "n_rows": rows,
             "min_voxels_in_a_core": seen.min_voxels_in_a_core,
             "agreement": seen.agreement,
-            "verdict": identity.verdict(seen, rows, size),
+            "verdict": identity.verdict(seen, rows, on_grid),
         }
     )
 
@@ -263,7 +296,11 @@ def identities(found: pd.DataFrame, instances: pd.DataFrame, tiles: dict) -> pd.
     """Return one row per label, 1 to n; an orphan has no confidence and no descriptor."""
     found = found[found["label"] > 0].reset_index(drop=True)
     known = instances.drop_duplicates("gid").set_index("gid").reindex(found["gid"])
-    seeds = np.unravel_index(found["gid"].to_numpy().astype(np.int64), tiles["shape"])
+    on_grid = np.unravel_index(found["gid"].to_numpy().astype(np.int64), tiling.grid_shape(tiles))
+    seeds = [  # of the image: the voxel under the middle of the grid's
+        ((2 * at + 1) * n) // (2 * m)
+        for at, n, m in zip(on_grid, tiles["shape"], tiling.grid_shape(tiles), strict=True)
+    ]
     descriptor = [name for name in instances.columns if name.startswith("id_")]
     return pd.DataFrame(
         {
@@ -292,7 +329,7 @@ def seam_table(found: pd.DataFrame, tiles: dict) -> pd.DataFrame:
             "n_tiles": rows["n_tiles"],
             "tiles": rows["tiles"],
             "n_batches": rows["n_batches"],
-            size: rows["voxels"],
+            size: rows["size"],
             "min_voxels_in_a_core": rows["min_voxels_in_a_core"],
             "agreement": rows["agreement"].round(6),
             "evidence": [evidence(row) for row in rows.itertuples()],

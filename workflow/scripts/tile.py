@@ -5,7 +5,7 @@ tile a dim tile would be stretched and its noise become objects.
 
 Example:
     python tile.py --image cells.tif --name cells --model nuclei-2d.safetensors \
-        --core-px auto --halo exact --batches 4 --percentiles 1 99.8 \
+        --core-px auto --halo exact --diameter-px auto --batches 4 --percentiles 1 99.8 \
         --output image.zarr --tiles tiles.json
 """
 
@@ -19,10 +19,26 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import __version__, checkpoint, cli, grid, images, normalize, omezarr
+from iaunet import (
+    __version__,
+    checkpoint,
+    cli,
+    clustering,
+    grid,
+    images,
+    normalize,
+    omezarr,
+    scale,
+    sizing,
+)
 from iaunet.errors import InputError, OptionError
 
 log = logging.getLogger("tile")
+
+DIAMETER_HELP = (
+    "median diameter of the objects in y and x; auto: from the pixel size when the model was "
+    "trained at one, else found with the network; native: the image is not resampled"
+)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -33,6 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_sizes(parser, "--core-px", "size of the part a tile owns", ["auto"])
     cli.add_sizes(parser, "--halo", "context read around the core", ["exact", "fast"])
     parser.add_argument("--batches", type=int, required=True, help="number of cluster jobs")
+    parser.add_argument("--diameter-px", required=True, help=DIAMETER_HELP)
     parser.add_argument("--channel", help="index or name of the channel")
     parser.add_argument("--scene", help="index or name of the scene")
     parser.add_argument("--frame", help="index of the time point")
@@ -59,11 +76,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{args.image}: has {image.ndim} axes ({' '.join(image.axes)}, shape {image.shape}), "
             f"the model {args.model.name} needs {meta['ndim']}; choose another model"
         )
-    tiling = tile_geometry(args, meta, image.shape)
+    core = core_px(args.core_px, meta)
+    halo = halo_px(args.halo, meta, core)
     pixel_um, warnings = pixel_size(image, args)
     with cli.write_whole(args.output) as partial:
         limits = write_store(partial, image, args.name, pixel_um, args.percentiles)
         warnings += [*limit_warnings(limits, args.percentiles), *image.warnings]
+        resampling = choose_grid(args, meta, partial, limits, pixel_um)
+        tiling = tile_geometry(args, meta, core, halo, resampling["grid_shape"])
         description = {
             "version": __version__,
             "image": args.name,
@@ -75,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "limits": [limits.low, limits.high],
             "range": [limits.minimum, limits.maximum],
             "constant": limits.constant,
+            **resampling,
             **tiling,
             "model": {"name": meta["name"], "sha256": checkpoint.sha256(args.model)},
             "source": source(image, args.image),
@@ -88,16 +109,77 @@ def main(argv: Sequence[str] | None = None) -> None:
     for warning in warnings:
         log.warning("%s: %s", args.image, warning)
     low, high = description["limits"]
-    text = "%s: %s %s, limits %g to %g, %d tiles in %d batches"
-    n_tiles = tiling["n_tiles"]
-    log.info(text, args.image, image.shape, image.dtype, low, high, n_tiles, args.batches)
-    recorder.write(n_tiles=n_tiles, shape=image.shape)
+    text = "%s: %s %s, limits %g to %g, network grid %s, %d tiles in %d batches"
+    n_tiles, to = tiling["n_tiles"], resampling["grid_shape"]
+    log.info(text, args.image, image.shape, image.dtype, low, high, to, n_tiles, args.batches)
+    recorder.write(n_tiles=n_tiles, shape=image.shape, grid_shape=to)
 
 
-def tile_geometry(args: argparse.Namespace, meta: dict, shape: Sequence[int]) -> dict[str, object]:
-    """Return the part of tiles.json that says how the image is divided."""
-    core = core_px(args.core_px, meta)
-    halo = halo_px(args.halo, meta, core)
+def choose_grid(
+    args: argparse.Namespace,
+    meta: dict,
+    store: Path,
+    limits: normalize.Limits,
+    pixel_um: Sequence[float] | None,
+) -> dict[str, object]:
+    """Return the grid on which the objects of the image have a size that the model knows.
+
+    The part of tiles.json on it: grid_shape, diameter_px (of the objects, per axis, or None) and
+    diameter_from (what it rests on).
+    """
+    image = omezarr.open_level(store)
+    diameter, source, factors = None, "not asked", (1.0,) * image.ndim
+    trained_um, sizes = meta.get("pixel_um"), meta.get("diameter_px")
+    if args.diameter_px == "native":
+        source = "option native"
+    elif args.diameter_px != "auto":
+        spacing = pixel_um or (1.0,) * image.ndim
+        diameter = [float(args.diameter_px) * spacing[-1] / step for step in spacing]
+        source = "table or config"
+    elif trained_um and pixel_um:
+        factors = scale.spacing_factors(pixel_um, trained_um)
+        source = "pixel size"
+    elif sizes and not limits.constant:
+        diameter, agreements = estimated_diameter(args.model, image, limits, pixel_um)
+        source = "network" if diameter else "network, in vain"
+        log.info("%s: diameter %s px, agreement of zooms %s", args.image, diameter, agreements)
+    if diameter and sizes:
+        factors = scale.factors(diameter, sizes["smallest"], sizes["largest"])
+    return {
+        "grid_shape": scale.grid_shape(image.shape, factors),
+        "diameter_px": diameter and [round(value, 2) for value in diameter],
+        "diameter_from": source,
+    }
+
+
+def estimated_diameter(
+    model: Path, image, limits: normalize.Limits, pixel_um: Sequence[float] | None
+) -> tuple[list[float] | None, list[float]]:
+    """Return the median diameter of the objects per axis, found with the network; see `sizing`."""
+    from iaunet import predict  # with torch, which takes seconds and is not always needed
+
+    net, meta = checkpoint.load(model)
+    settings = clustering.Settings.from_dict(meta["clustering"], image.ndim)
+
+    def segment(window: np.ndarray) -> np.ndarray:
+        named = clustering.label_array(predict.whole(net, window), settings, net.id_stride)
+        return np.unique(named, return_inverse=True)[1].reshape(named.shape)
+
+    def read(box: grid.Box) -> np.ndarray:
+        return normalize.scale(image[box], limits.low, limits.high).clip(*predict.CLIP)
+
+    spacing = pixel_um or (1.0,) * image.ndim
+    return sizing.estimate(sizing.looks(segment, read, image.shape, spacing))
+
+
+def tile_geometry(
+    args: argparse.Namespace,
+    meta: dict,
+    core: tuple[int, ...],
+    halo: tuple[int, ...],
+    shape: Sequence[int],
+) -> dict[str, object]:
+    """Return the part of tiles.json that says how the network's grid is divided."""
     exact = halo_px(["exact"], meta, core)
     n_tiles = grid.n_tiles(shape, core)
     return {
@@ -269,6 +351,15 @@ def _check_options(args: argparse.Namespace) -> None:
     low, high = args.percentiles
     if not 0 <= low < high <= 100:
         raise OptionError(f"normalize: percentiles {low:g} {high:g} need 0 <= low < high <= 100")
+    if args.diameter_px not in ("auto", "native"):
+        try:
+            diameter = float(args.diameter_px)
+        except ValueError:
+            diameter = math.nan
+        if not 0 < diameter <= 1e5:
+            raise OptionError(
+                f"diameter_px: found '{args.diameter_px}', needs auto, native or pixels above 0"
+            )
     if args.batches < 1:
         raise OptionError(f"--batches: found {args.batches}, needs at least 1")
     for axis in "zyx":

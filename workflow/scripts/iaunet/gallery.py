@@ -48,7 +48,7 @@ class Sample:
     spacing: tuple[float, ...]
     unit_um: float | None
     limits: tuple[float, float]
-    core: tuple[int, ...] | None
+    core: tuple[float, ...] | None
     objects: pd.DataFrame
     diameter_px: tuple[float, ...]
 

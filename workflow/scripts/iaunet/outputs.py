@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from iaunet import fixedpoint, grid
+from iaunet import fixedpoint, grid, tiling
 from iaunet.errors import InputError
 
 VERSION = 1
@@ -165,9 +165,9 @@ class Reader:
 
         Parameters
         ----------
-        tiles : what tile.py wrote: shape, core and batches.
+        tiles : what tile.py wrote: shape, grid_shape, core and batches.
         """
-        self.shape = tuple(tiles["shape"])
+        self.shape = tiling.grid_shape(tiles)
         self.core_px = tuple(tiles["core"])
         self._runs = [tuple(run) for run in tiles["batches"]]
         self._paths = [Path(path) for path in paths]

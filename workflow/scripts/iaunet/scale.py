@@ -53,6 +53,22 @@ def median_diameter(found: np.ndarray) -> list[float]:
     return [*map(float, middle[:-2]), plane, plane]
 
 
+def spacing_factors(spacing: Sequence[float], trained: Sequence[float]) -> tuple[float, ...]:
+    """Return by what to enlarge every axis to the spacing of the training; nearly equal is equal.
+
+    Examples
+    --------
+    >>> spacing_factors((0.02, 0.0105), (0.01, 0.01))
+    (2.0, 1.0)
+    """
+    found = []
+    for here, there in zip(spacing, trained, strict=True):
+        near = 1 / TOLERANCE <= here / there <= TOLERANCE
+        ratio = min(max(here / there, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
+        found.append(1.0 if near else ratio)
+    return tuple(found)
+
+
 def factors(
     diameter: Sequence[float], smallest: Sequence[float], largest: Sequence[float]
 ) -> tuple[float, ...]:

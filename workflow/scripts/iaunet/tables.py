@@ -27,6 +27,7 @@ IMAGES = (
     "pixel_um_z",
     "pixel_um_y",
     "pixel_um_x",
+    "diameter_px",
     "reference",
     "group",
 )

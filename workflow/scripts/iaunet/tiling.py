@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iaunet.errors import InputError, OptionError
 
-SIZES = ("shape", "axes", "core", "halo")
+SIZES = ("shape", "axes", "core", "halo", "grid_shape")
 
 
 def read(path: Path, needs: Sequence[str] = (), batch: int | None = None) -> dict:
@@ -27,6 +27,7 @@ def read(path: Path, needs: Sequence[str] = (), batch: int | None = None) -> dic
     try:
         tiles = json.loads(path.read_text(encoding="utf-8"))
         facts = {name: tiles[name] for name in ("shape", *needs)}
+        facts |= {name: tiles[name] for name in ("grid_shape",) if name in tiles}
         tiles |= {name: tuple(facts[name]) for name in SIZES if name in facts}
         lengths = {name: len(tiles[name]) for name in SIZES if name in facts}
         batches = [(int(first), int(end)) for first, end in facts.get("batches", [])]
@@ -39,3 +40,8 @@ def read(path: Path, needs: Sequence[str] = (), batch: int | None = None) -> dic
     if batch is not None and not 0 <= batch < len(batches):
         raise OptionError(f"--batch: found {batch}, {path} has batches 0 to {len(batches) - 1}")
     return tiles | {"batches": batches}
+
+
+def grid_shape(tiles: dict) -> tuple[int, ...]:
+    """Return the shape of the grid that the network works on; the image's own unless told."""
+    return tuple(tiles.get("grid_shape") or tiles["shape"])

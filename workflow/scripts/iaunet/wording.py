@@ -183,10 +183,23 @@ def origin(tiles: dict) -> list[tuple[str, str]]:
         ),
         ("model", model.get("name")),
         ("SHA-256 of the model", model.get("sha256")),
+        ("size of objects", sizing(tiles)),
         ("tile, halo, px", f"{number(tiles.get('core'))}, {number(tiles.get('halo'))}"),
         ("version", tiles.get("version")),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def sizing(tiles: dict) -> str:
+    """Return how large the objects were taken to be, and what the network saw."""
+    diameter, to = tiles.get("diameter_px"), tiles.get("grid_shape")
+    if to is None:
+        return ""
+    size = f"median diameter {diameter[-1]:.3g} px" if diameter else "not known"
+    text = f"{size} ({tiles.get('diameter_from')})"
+    if list(to) == list(tiles["shape"]):
+        return f"{text}: the network saw the image as it is"
+    return f"{text}: the network saw the image as {' × '.join(map(str, to))} px"
 
 
 def steps(provenance: dict) -> list[dict]:

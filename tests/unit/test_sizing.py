@@ -1,0 +1,65 @@
+"""How large objects are, asked of something that segments."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from iaunet import scale, sizing, synthetic
+
+
+def disc_finder(smallest, largest):
+    """Return a stand-in for a network that knows objects of some sizes only."""
+
+    def segment(image):
+        labels, n = ndimage.label(image > 0.5)
+        sizes = scale.diameters(labels)
+        known = [k + 1 for k in range(n) if smallest <= sizes[k].max() <= largest]
+        return np.where(np.isin(labels, known), labels, 0)
+
+    return segment
+
+
+def drawn(shape, diameter, seed=0):
+    labels = synthetic.draw_nuclei(
+        shape, np.random.default_rng(seed), diameter_px=diameter, coverage=0.15, clustered=0
+    )[1]
+    return labels, (labels > 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("diameter", [5, 11, 24, 60, 110])
+def test_the_diameter_is_found_though_the_network_knows_some_sizes_only(diameter):
+    labels, image = drawn((700, 650), diameter)
+    found = sizing.looks(disc_finder(9, 45), lambda box: image[box], image.shape, (1, 1))
+    estimate, agreements = sizing.estimate(found)
+    true = scale.median_diameter(scale.diameters(labels))
+    assert max(agreements) > 0.5
+    np.testing.assert_allclose(estimate, true, rtol=0.25)
+
+
+def test_sections_that_are_far_apart_have_a_diameter_of_their_own():
+    options = {"diameter_px": 20, "spacing": (3.0, 1.0, 1.0), "coverage": 0.1, "clustered": 0}
+    labels = synthetic.draw_nuclei((40, 150, 160), np.random.default_rng(1), **options)[1]
+    image = (labels > 0).astype(np.float32)
+    looks = sizing.looks(disc_finder(3, 45), lambda box: image[box], image.shape, (3, 1, 1))
+    estimate, _ = sizing.estimate(looks)
+    true = scale.median_diameter(scale.diameters(labels))
+    np.testing.assert_allclose(estimate, true, rtol=0.25)
+
+
+def test_an_image_without_objects_has_no_diameter():
+    image = np.zeros((90, 80), np.float32)
+    found = sizing.looks(disc_finder(9, 45), lambda box: image[box], image.shape, (1, 1))
+    assert sizing.estimate(found)[0] is None
+
+
+def test_only_a_window_is_segmented_however_large_the_image():
+    seen = []
+
+    def segment(image):
+        seen.append(image.shape)
+        return np.zeros(image.shape, int)
+
+    sizing.looks(segment, lambda box: np.ones([s.stop - s.start for s in box], np.float32),
+                 (9000, 7000), (1, 1))  # fmt: skip
+    assert len(seen) == len(sizing.ZOOMS)
+    assert all(max(shape) <= 512 for shape in seen)

@@ -1,0 +1,134 @@
+"""How large the objects of an image are, asked of the network itself.
+
+A network finds objects of the sizes that it was trained with. One window of the image is
+segmented at several zooms: where two neighbouring zooms show the network sizes that it knows,
+it finds the same objects in both; where objects are too small or too large, it contradicts
+itself. The zooms that agree best tell the size.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from iaunet import metrics, scale
+from iaunet.grid import Box
+
+ZOOMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+WINDOW_PX = {2: (512, 512), 3: (40, 144, 144)}
+"""What is segmented, at every zoom."""
+
+LEAST_AGREEMENT = 0.3
+"""Below this, no two zooms agree and the size is unknown."""
+
+Segment = Callable[[np.ndarray], np.ndarray]
+Read = Callable[[Box], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the network found in the window at one zoom.
+
+    `grid` is the shape of the whole image at that zoom, `box` the window on it, `labels` what
+    was found there; `diameter` px of the image, per axis, is None without whole objects.
+    """
+
+    zoom: float
+    grid: tuple[int, ...]
+    box: Box
+    labels: np.ndarray
+    n_objects: int
+    diameter: list[float] | None
+
+
+def looks(
+    segment: Segment, read: Read, shape: Sequence[int], spacing: Sequence[float]
+) -> list[Look]:
+    """Segment the window of an image at all `ZOOMS`.
+
+    Parameters
+    ----------
+    segment : float32 array -> int labels of the same shape, 0 is background.
+    read : box of the image -> float32 array, scaled for the network.
+    spacing : distance of neighbouring voxels per axis, in any unit.
+    """
+    middle = _brightest(read, shape)
+    found = []
+    for zoom in ZOOMS:
+        to = scale.grid_shape(shape, _zooms(zoom, spacing))
+        box = _window(to, middle)
+        labels = segment(scale.resampled(read, shape, to, box))
+        sizes = scale.diameters(_uncut(labels, box, to)) * np.divide(shape, to)
+        diameter = scale.median_diameter(sizes) if len(sizes) else None
+        found.append(Look(zoom, to, box, labels, len(sizes), diameter))
+    return found
+
+
+def estimate(found: Sequence[Look]) -> tuple[list[float] | None, list[float]]:
+    """Return the diameter at the two neighbouring zooms that agree best, and all agreements.
+
+    Parameters
+    ----------
+    found : what `looks` returned.
+
+    Returns
+    -------
+    diameter : px per axis, the mean of the two logarithms; None when no two zooms agree.
+    agreements : of every zoom with the next.
+    """
+    agreements = [agreement(coarse, fine) for coarse, fine in itertools.pairwise(found)]
+    best = int(np.argmax(agreements))
+    two = [look.diameter for look in found[best : best + 2] if look.diameter]
+    if agreements[best] < LEAST_AGREEMENT or not two:
+        return None, agreements
+    return np.exp(np.log(two).mean(axis=0)).tolist(), agreements
+
+
+def agreement(coarse: Look, fine: Look) -> float:
+    """Return the panoptic quality of one zoom against a finer one, where both looked."""
+    at = scale.nearest(coarse.grid, fine.grid, fine.box)
+    at = [index - side.start for index, side in zip(at, coarse.box, strict=True)]
+    both = [
+        (index >= 0) & (index < side.stop - side.start)
+        for index, side in zip(at, coarse.box, strict=True)
+    ]
+    here = coarse.labels[np.ix_(*(index[seen] for index, seen in zip(at, both, strict=True)))]
+    there = fine.labels[np.ix_(*both)]
+    return metrics.accuracy(metrics.overlap(here, there))["pq"] or 0.0
+
+
+def _zooms(zoom: float, spacing: Sequence[float]) -> tuple[float, ...]:
+    """Return the zoom per axis: z is not thinned before y and x are as coarse as it is."""
+    return tuple(zoom if zoom > 1 else min(1.0, zoom * step / spacing[-1]) for step in spacing)
+
+
+def _brightest(read: Read, shape: Sequence[int]) -> tuple[float, ...]:
+    """Return the place, 0 to 1 per axis, of the window with most light."""
+    side = WINDOW_PX[len(shape)]
+    to = tuple(min(n, max(8, 8 * n // s)) for n, s in zip(shape, side, strict=True))
+    small = scale.resampled(read, shape, to, tuple(slice(0, n) for n in to)).clip(0, 1)
+    wide = [max(1, round(m * s / n)) for n, m, s in zip(shape, to, side, strict=True)]
+    light = ndimage.uniform_filter(small, wide, mode="constant")
+    place = np.unravel_index(int(light.argmax()), to)
+    return tuple((p + 0.5) / n for p, n in zip(place, to, strict=True))
+
+
+def _window(shape: Sequence[int], middle: Sequence[float]) -> Box:
+    """Return the window around a place, moved into the image."""
+    box = []
+    for n, side, at in zip(shape, WINDOW_PX[len(shape)], middle, strict=True):
+        first = min(max(0, math.floor(at * n - side / 2)), max(0, n - side))
+        box.append(slice(first, min(n, first + side)))
+    return tuple(box)
+
+
+def _uncut(labels: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:
+    """Return the labels without the objects that the window may cut off the image."""
+    faces = [np.zeros(0, labels.dtype)]
+    for axis, (side, n) in enumerate(zip(box, shape, strict=True)):
+        faces += [labels.take(0, axis).ravel()] * (side.start > 0)
+        faces += [labels.take(-1, axis).ravel()] * (side.stop < n)
+    return np.where(np.isin(labels, np.concatenate(faces)), 0, labels)
