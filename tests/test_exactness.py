@@ -158,7 +158,7 @@ CASES = {
 
 
 RESAMPLED = [
-    pytest.param("nuclei-2d", drawn_large_nuclei, 90, [(None, 1), ((32, 48), 3)], id="shrunk"),
+    pytest.param("nuclei-2d", drawn_large_nuclei, "auto", [(None, 1), ((32, 48), 3)], id="shrunk"),
     pytest.param("nuclei-2d", drawn_large_nuclei, 16, [(None, 1), ((256, 176), 2)], id="enlarged"),
     pytest.param(
         "nuclei-3d", drawn_volume, 44, [((12, 136, 32), 1), ((8, 40, 16), 2)], id="volume"

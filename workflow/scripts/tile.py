@@ -154,7 +154,7 @@ def choose_grid(
 
 def estimated_diameter(
     model: Path, image, limits: normalize.Limits, pixel_um: Sequence[float] | None
-) -> tuple[list[float] | None, list[float]]:
+) -> tuple[list[float] | None, dict[str, float]]:
     """Return the median diameter of the objects per axis, found with the network; see `sizing`."""
     from iaunet import predict  # with torch, which takes seconds and is not always needed
 
@@ -169,7 +169,7 @@ def estimated_diameter(
         return normalize.scale(image[box], limits.low, limits.high).clip(*predict.CLIP)
 
     spacing = pixel_um or (1.0,) * image.ndim
-    return sizing.estimate(sizing.looks(segment, read, image.shape, spacing))
+    return sizing.estimate(segment, read, image.shape, spacing)
 
 
 def tile_geometry(

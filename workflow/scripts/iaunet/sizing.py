@@ -3,10 +3,10 @@
 A network finds objects of the sizes that it was trained with. One window of the image is
 segmented at several zooms: where two neighbouring zooms show the network sizes that it knows,
 it finds the same objects in both; where objects are too small or too large, it contradicts
-itself. The zooms that agree best tell the size.
+itself. Zooms near that of the image are tried first; the first two that agree well tell the size,
+or else the two that agree best.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ from scipy import ndimage
 from iaunet import metrics, scale
 from iaunet.grid import Box
 
-ZOOMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+PAIRS = ((0.5, 1.0), (1.0, 2.0), (0.25, 0.5), (2.0, 4.0), (0.125, 0.25))
+ENOUGH = 0.8
+"""Two zooms that agree so well end the search."""
+LEAST = 0.3
+"""Below this, no two zooms agree and the size is unknown."""
 WINDOW_PX = {2: (512, 512), 3: (40, 144, 144)}
 """What is segmented, at every zoom."""
-
-LEAST_AGREEMENT = 0.3
-"""Below this, no two zooms agree and the size is unknown."""
 
 Segment = Callable[[np.ndarray], np.ndarray]
 Read = Callable[[Box], np.ndarray]
@@ -36,55 +37,58 @@ class Look:
     was found there; `diameter` px of the image, per axis, is None without whole objects.
     """
 
-    zoom: float
     grid: tuple[int, ...]
     box: Box
     labels: np.ndarray
-    n_objects: int
     diameter: list[float] | None
 
 
-def looks(
+def estimate(
     segment: Segment, read: Read, shape: Sequence[int], spacing: Sequence[float]
-) -> list[Look]:
-    """Segment the window of an image at all `ZOOMS`.
+) -> tuple[list[float] | None, dict[str, float]]:
+    """Return the median diameter of the objects of an image, and what it rests on.
 
     Parameters
     ----------
     segment : float32 array -> int labels of the same shape, 0 is background.
     read : box of the image -> float32 array, scaled for the network.
     spacing : distance of neighbouring voxels per axis, in any unit.
-    """
-    middle = _brightest(read, shape)
-    found = []
-    for zoom in ZOOMS:
-        to = scale.grid_shape(shape, _zooms(zoom, spacing))
-        box = _window(to, middle)
-        labels = segment(scale.resampled(read, shape, to, box))
-        sizes = scale.diameters(_uncut(labels, box, to)) * np.divide(shape, to)
-        diameter = scale.median_diameter(sizes) if len(sizes) else None
-        found.append(Look(zoom, to, box, labels, len(sizes), diameter))
-    return found
-
-
-def estimate(found: Sequence[Look]) -> tuple[list[float] | None, list[float]]:
-    """Return the diameter at the two neighbouring zooms that agree best, and all agreements.
-
-    Parameters
-    ----------
-    found : what `looks` returned.
 
     Returns
     -------
-    diameter : px per axis, the mean of the two logarithms; None when no two zooms agree.
-    agreements : of every zoom with the next.
+    diameter : px per axis, y and x the same; None when no two zooms agree on objects.
+    agreements : of every pair of zooms that was looked at, from 0 to 1.
     """
-    agreements = [agreement(coarse, fine) for coarse, fine in itertools.pairwise(found)]
-    best = int(np.argmax(agreements))
-    two = [look.diameter for look in found[best : best + 2] if look.diameter]
-    if agreements[best] < LEAST_AGREEMENT or not two:
-        return None, agreements
-    return np.exp(np.log(two).mean(axis=0)).tolist(), agreements
+    middle = _brightest(read, shape)
+    looks: dict[float, Look] = {}
+    agreements: dict[tuple[float, float], float] = {}
+    for pair in PAIRS:
+        for zoom in pair:
+            if zoom not in looks:
+                to = scale.grid_shape(shape, _zooms(zoom, spacing))
+                looks[zoom] = _look(segment, read, shape, to, middle)
+        agreements[pair] = agreement(*(looks[zoom] for zoom in pair))
+        if agreements[pair] >= ENOUGH:
+            break
+    best = max(agreements, key=agreements.__getitem__)
+    two = [looks[zoom].diameter for zoom in best if looks[zoom].diameter]
+    known = agreements[best] >= LEAST and two
+    told = {f"{coarse:g} and {fine:g}": round(a, 3) for (coarse, fine), a in agreements.items()}
+    return np.exp(np.log(two).mean(axis=0)).tolist() if known else None, told
+
+
+def _look(
+    segment: Segment,
+    read: Read,
+    shape: Sequence[int],
+    to: tuple[int, ...],
+    middle: Sequence[float],
+) -> Look:
+    """Segment the window around a place at the zoom that gives the image the shape `to`."""
+    box = _window(to, middle)
+    labels = segment(scale.resampled(read, shape, to, box))
+    sizes = scale.diameters(_uncut(labels, box, to)) * np.divide(shape, to)
+    return Look(to, box, labels, scale.median_diameter(sizes) if len(sizes) else None)
 
 
 def agreement(coarse: Look, fine: Look) -> float:
