@@ -60,6 +60,25 @@ def rings(shape, id_stride, rng, *, n):
     return with_identity(drawn, rng)
 
 
+def sticks(shape, id_stride, rng, *, n, emb_dim=3):
+    """Draw bars of any direction, later ones over earlier ones, which may leave pieces."""
+    drawn = empty(shape, id_stride)
+    drawn["emb"] = np.zeros((emb_dim, *shape), "i2")
+    at = np.moveaxis(np.indices(shape), 0, -1)
+    for _ in range(n):
+        centre = np.array([rng.integers(0, length) for length in shape])
+        direction = rng.normal(size=len(shape))
+        direction /= np.linalg.norm(direction)
+        along = (at - centre) @ direction
+        across = np.linalg.norm(at - centre - along[..., None] * direction, axis=-1)
+        mask = (np.abs(along) < rng.uniform(6, 14)) & (across < rng.uniform(1, 2.5))
+        add_object(drawn, mask, centre, centre, [2.0] * len(shape), rng, jitter_px=1.0)
+        where = np.nonzero(mask)
+        vector = rng.normal(0, 1.5, (emb_dim, 1)) + rng.normal(0, 0.2, (emb_dim, len(where[0])))
+        drawn["emb"][(slice(None), *where)] = np.rint(1024 * vector)
+    return with_identity(drawn, rng)
+
+
 def noise(shape, id_stride, rng):
     """Draw numbers without any sense: strays, ties, seeds that lose their own voxel."""
     drawn = empty(shape, id_stride)
@@ -92,7 +111,8 @@ def store(folder, drawn, core_px, id_stride, n_batches):
     tiles = {"shape": list(shape), "core": list(core_px), "batches": [list(run) for run in runs]}
     paths = [folder / f"{batch}.zarr" for batch in range(n_batches)]
     for path, run in zip(paths, runs, strict=True):
-        writer = outputs.create(path, shape, core_px, id_stride)
+        emb_dim = len(drawn.get("emb", ()))
+        writer = outputs.create(path, shape, core_px, id_stride, emb_dim=emb_dim)
         for index in range(*run):
             tile = grid.tile(shape, core_px, index)
             cells = tuple(

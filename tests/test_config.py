@@ -38,7 +38,9 @@ def test_the_defaults_are_valid():
 
 def test_ranges_of_thresholds_are_those_of_the_clustering():
     properties = config_schema().values["properties"]["clustering"]["properties"]
-    assert set(properties) == set(clustering.RANGES)
+    assert set(properties) == {*clustering.RANGES, *clustering.WORDS}
+    for name, words in clustering.WORDS.items():
+        assert properties[name]["enum"] == list(words)
     for name, (low, high) in clustering.RANGES.items():
         number = properties[name].get("anyOf", [properties[name]])[0]
         assert (number["minimum"], number["maximum"]) == (low, high), name
@@ -69,6 +71,7 @@ def test_every_description_says_what_is_needed():
         ("tiling.tiles_per_batch", 0, "at least 1"),
         ("normalize.percentiles", [1, 100.5], "0 to 100"),
         ("clustering.seed", 2, "from 0 to 1"),
+        ("clustering.mode", "mean-shift", "local or meanshift"),
         ("device", "cuda:x", "cuda:N"),
         ("device", "cpu\n", "cuda:N"),
         ("training.name", "../x", "letters"),

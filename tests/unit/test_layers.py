@@ -17,10 +17,12 @@ LAYERS = {
         "features",
         "identity",
         "kernels",
+        "meanshift",
         "metrics",
         "plan",
         "scale",
         "sizing",
+        "sticks",
         "synthetic",
     },
     "torch": {
@@ -44,7 +46,7 @@ ALSO = {
     "labelfiles": {"metrics"},  # counts overlaps block by block
 }
 OWNERS = {
-    "torch": {*LAYERS["torch"], "infer", "train"},
+    "torch": {*LAYERS["torch"], "infer", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "demo"},
     "zarr": {"ngff", "omezarr", "outputs"},

@@ -314,9 +314,7 @@ def count_batches(run: Run, shape: Sequence[int], meta: Mapping, where: str) -> 
         )
     )
     wrong = plan.tiling_problems(core, halo, stride=meta["stride"], block=meta["block"])
-    window = run.config["clustering"].get("seed_window")
-    if isinstance(window, list) and len(window) != len(shape):
-        wrong.append(f"clustering.seed_window: found {window}, needs {len(shape)} numbers")
+    wrong += plan.clustering_problems(run.config["clustering"], meta)
     if wrong:
         run.problems += [f"config, {text} ({where})" for text in wrong]
         return 1

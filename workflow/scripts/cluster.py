@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import checkpoint, cli, clustering, grid, outputs, tables, tiling
+from iaunet import checkpoint, cli, clustering, grid, outputs, plan, tables, tiling
 from iaunet.errors import InputError, OptionError
 
 log = logging.getLogger("cluster")
@@ -76,7 +76,11 @@ def thresholds(model: Path, words: Sequence[str], ndim: int) -> clustering.Setti
     meta = checkpoint.read_meta(model)
     if meta["ndim"] != ndim:
         raise InputError(f"{model}: the model is {meta['ndim']}D, the image is {ndim}D")
-    return clustering.Settings.from_dict({**meta["clustering"], **overrides(words)}, ndim)
+    chosen = overrides(words)
+    settings = clustering.Settings.from_dict({**meta["clustering"], **chosen}, ndim)
+    for problem in plan.clustering_problems(chosen, meta):
+        raise InputError(f"{model}: {problem}")
+    return settings
 
 
 def concatenate(

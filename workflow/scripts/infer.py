@@ -116,7 +116,10 @@ def write_outputs(
 ) -> None:
     """Write the outputs of all tiles; one is written while the next are computed."""
     with cli.write_whole(path) as partial, ThreadPoolExecutor(1) as writing:
-        writer = outputs.create(partial, blocks.shape, core_px, blocks.net.id_stride)
+        net = blocks.net
+        writer = outputs.create(
+            partial, blocks.shape, core_px, net.id_stride, emb_dim=net.options["emb_dim"]
+        )
         pending = []
         for tile, found in zip(wanted, blocks.of_cores([t.core for t in wanted]), strict=True):
             pending.append(writing.submit(writer.write, tile, found))

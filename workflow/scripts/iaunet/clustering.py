@@ -1,9 +1,11 @@
 """Network outputs in fixed point -> instances, the same in every window that sees them.
 
-Route A of the method ("local"): seeds are strict local maxima, each seed says where its
+Mode "local" (route A of the method): seeds are strict local maxima, each seed says where its
 centre and how wide its object is, voxels point at centres, and a voxel belongs to the kept
-seed whose Gaussian it fits best. All decisions are made on integers, so neither the window,
-the order of voxels nor the machine can change one of them.
+seed whose Gaussian it fits best. Mode "meanshift": seeds are the densest places of the space
+of votes and embeddings, see `meanshift`; an object may be in several pieces. All decisions are
+made on integers, so neither the window, the order of voxels nor the machine can change one of
+them.
 
 Units: centres and offsets are in 1/16 px; squared distances over twice the squared
 bandwidth ("costs", minus the logarithm of the Gaussian) are in 1/2**40. An instance is
@@ -13,11 +15,11 @@ named by its ``gid``: the C-order index, in the whole image, of its seed voxel.
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from iaunet import fixedpoint, grid, kernels
+from iaunet import fixedpoint, grid, kernels, meanshift
 from iaunet.errors import InputError
 
 UNIT = fixedpoint.SCALE["off"]
@@ -30,7 +32,6 @@ PHI_SHIFT = COST_BITS - 12
 PHI = np.rint(PHI_ONE * np.exp(-(np.arange(12 << 12) + 0.5) / 4096)).astype(np.int64)
 """exp(-cost) in 1/65535 for costs in steps of 1/4096; beyond the table it is 0."""
 
-SMALLEST_CELL = 4 * UNIT
 N_CHANNELS = 16
 ID_ONE = fixedpoint.SCALE["id"] ** 2
 
@@ -43,8 +44,13 @@ RANGES = {
     "seed_window": (1, 64),
     "min_size": (1, 2**40),
     "identity": (0.0, 100.0),
+    "bandwidth": (0.1, 100.0),
+    "unit_px": (0.5, 1000.0),
+    "window_px": (1, 1000),
 }
-INTEGERS = ("smooth", "seed_window", "min_size")
+INTEGERS = ("smooth", "seed_window", "min_size", "window_px")
+WORDS = {"mode": ("local", "meanshift"), "vectors": meanshift.VECTORS}
+"""The numbers, with their ranges, and the words that settings may have."""
 
 Read = Callable[[str, grid.Box], np.ndarray]
 Columns = dict[str, np.ndarray]
@@ -56,15 +62,21 @@ class Settings:
 
     Attributes
     ----------
-    seed : smallest seed probability (exclusive) of a seed voxel.
+    mode : local or meanshift.
     fg : smallest foreground probability (inclusive) of an object voxel; at least 0.1,
         because the other outputs are stored only there.
+    min_size : smallest number of voxels of an object, holes not counted.
+    smooth : passes of a 3-wide box mean over the seed map.
+    seed : smallest seed probability (exclusive) of a seed voxel; this and the next four are
+        of mode local.
     phi : smallest value of a seed's Gaussian at which it accepts a voxel.
     suppress : largest value of the Gaussian between the centres of two seeds that stay apart.
-    smooth : passes of a 3-wide box mean over the seed map.
     seed_window : px per axis around a seed in which it is the maximum.
-    min_size : smallest number of voxels of an object, holes not counted.
     identity : weight of 1 - cos(identity of the voxel, identity of the seed); 0 is off.
+    vectors : hybrid, spatial or conv, see `meanshift`; this and the rest are of mode meanshift.
+    bandwidth : radius of the kernel, in units of the embedding.
+    unit_px : px by which votes are apart when they are as different as embeddings 1 apart.
+    window_px : largest distance per axis of votes (conv: of voxels) that are compared.
     """
 
     seed: float
@@ -75,6 +87,11 @@ class Settings:
     seed_window: tuple[int, ...]
     min_size: int
     identity: float
+    mode: str
+    vectors: str
+    bandwidth: float
+    unit_px: float
+    window_px: int
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object], ndim: int) -> "Settings":
@@ -94,13 +111,18 @@ class Settings:
         found["seed_window"] = tuple(_number("seed_window", value) for value in window)
         for name in names:
             if name != "seed_window":
-                found[name] = _number(name, found[name])
+                found[name] = (_word if name in WORDS else _number)(name, found[name])
         return cls(**found)
 
     def as_dict(self) -> dict[str, object]:
         """Return the settings as JSON can store them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**values, "seed_window": list(self.seed_window)}
+
+    @property
+    def kernel(self) -> meanshift.Kernel:
+        """The kernel of mode meanshift."""
+        return meanshift.Kernel.of(self.vectors, self.bandwidth, self.unit_px, self.window_px)
 
     @property
     def fg_least(self) -> int:
@@ -117,6 +139,11 @@ DEFAULTS = {
     "seed_window": 3,
     "min_size": 16,
     "identity": 0.0,
+    "mode": "local",
+    "vectors": "hybrid",
+    "bandwidth": 1.5,
+    "unit_px": 8.0,
+    "window_px": 32,
 }
 """What a model gets whose metadata leave a threshold out."""
 
@@ -131,6 +158,13 @@ def _number(name: str, value: object) -> float | int:
     if not low <= value <= high or (whole and value != int(value)):
         raise InputError(f"clustering: {name} is {value}, {wanted}")
     return int(value) if whole else float(value)
+
+
+def _word(name: str, value: object) -> str:
+    """Return a setting as the word it must be, or say what is wrong with it."""
+    if value not in WORDS[name]:
+        raise InputError(f"clustering: {name} is '{value}', needs {' or '.join(WORDS[name])}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -171,7 +205,12 @@ def reach(settings: Settings, bounds: Bounds) -> Reach:
       core + extent + ``seeds = 2 m + R + N``.
     * whether a voxel is a seed needs the seed map in a window, and smoothing one more voxel
       per pass: ``maxima = seed_window + smooth``.
+
+    For mode meanshift see `meanshift.reach`; there, ``maxima = smooth``.
     """
+    if settings.mode == "meanshift":
+        whole, made = meanshift.reach(settings.kernel, _offsets_compared(settings, bounds))
+        return Reach(whole, made, (settings.smooth,) * len(whole))
     extent, seeds, maxima = [], [], []
     for off, lsig, window in zip(bounds.off, bounds.lsig, settings.seed_window, strict=True):
         accept = math.isqrt(_cost(settings.phi) // int(WEIGHT[lsig]))
@@ -180,6 +219,12 @@ def reach(settings: Settings, bounds: Bounds) -> Reach:
         seeds.append((2 * off + accept + suppress) // UNIT)
         maxima.append(window + settings.smooth)
     return Reach(tuple(extent), tuple(seeds), tuple(maxima))
+
+
+def _offsets_compared(settings: Settings, bounds: Bounds) -> tuple[int, ...]:
+    """Return the largest offset per axis that the mode looks at, 1/16 px."""
+    unused = settings.mode == "meanshift" and settings.vectors == "conv"
+    return (0,) * len(bounds.off) if unused else bounds.off
 
 
 def _cost(phi: float) -> int:
@@ -257,14 +302,11 @@ def label_window(
     fg = np.ascontiguousarray(read("fg", wide_box))
     if not (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
         return labels, *empty_tables(settings, id_stride)
-    seeds = _find_seeds(read, fg, wide_box, image_shape, settings, far.maxima)
-    if len(seeds.gid) == 0:
+    find = _shifted if settings.mode == "meanshift" else _fitted
+    found = find(read, fg, box, wide_box, image_shape, settings, bounds, id_stride)
+    if found is None:
         return labels, *empty_tables(settings, id_stride)
-    off = np.ascontiguousarray(read("off", wide_box))
-    seeds = _place(seeds, off, read("lsig", wide_box), wide_box, bounds)
-    seeds = _keep(seeds, settings)
-    fit = _Fit.of(read, seeds, off, box, wide_box, settings, id_stride)
-    owner = _owners(fit, fg, off, settings, bounds)
+    seeds, fit, off, owner = found
 
     first, shape = _three(grid.origin(core), 0), _three(grid.box_shape(core), 1)
     in_core = kernels.name_core(
@@ -287,6 +329,93 @@ def label_window(
             seeds.gid[seen], in_core[seen], tuple(part[seen] for part in whole), len(core)
         ),
     )  # fmt: skip
+
+
+def _fitted(
+    read: Read,
+    fg: np.ndarray,
+    box: grid.Box,
+    wide_box: grid.Box,
+    image_shape: Sequence[int],
+    settings: Settings,
+    bounds: Bounds,
+    id_stride: Sequence[int] | None,
+) -> "tuple[_Seeds, _Fit, np.ndarray, np.ndarray] | None":
+    """Return seeds, their fit, offsets and the owners of the voxels of mode local."""
+    margin_px = reach(settings, bounds).maxima
+    seeds = _find_seeds(read, fg, wide_box, image_shape, settings, margin_px)
+    if len(seeds.gid) == 0:
+        return None
+    off = np.ascontiguousarray(read("off", wide_box))
+    seeds = _place(seeds, off, read("lsig", wide_box), wide_box, bounds)
+    seeds = _keep(seeds, settings)
+    fit = _Fit.of(read, seeds, off, box, wide_box, settings, id_stride)
+    return seeds, fit, off, _owners(fit, fg, off, settings, bounds)
+
+
+def _shifted(
+    read: Read,
+    fg: np.ndarray,
+    box: grid.Box,
+    wide_box: grid.Box,
+    image_shape: Sequence[int],
+    settings: Settings,
+    bounds: Bounds,
+    id_stride: Sequence[int] | None,
+) -> "tuple[_Seeds, _Fit, np.ndarray, np.ndarray] | None":
+    """Return the same as `_fitted` of mode meanshift; there is always a seed."""
+    where = np.nonzero(_volume(fg) >= settings.fg_least)
+    off, points = _points(read, where, wide_box, settings, bounds)
+    voxel = np.stack(where, axis=1) + _three(grid.origin(wide_box), 0)
+    margin_px = (settings.smooth,) * fg.ndim
+    score, origin = _scores(read, wide_box, image_shape, settings, margin_px)
+    score = score[tuple((voxel - origin).T)].astype(np.int64)
+
+    modes, density = meanshift.modes(points, settings.kernel)
+    chosen = meanshift.seeds(modes, density, score, settings.kernel)
+    level = round(fixedpoint.SCALE["lsig"] * math.log(max(1.0, settings.kernel.sigma_px)))
+    seeds = _Seeds(
+        _gids(voxel[chosen], image_shape),
+        score[chosen],
+        voxel[chosen],
+        modes[chosen, :3],
+        np.full((len(chosen), 3), min(level, 255)),
+    )
+    fit = _Fit.of(read, seeds, off, box, wide_box, replace(settings, identity=0.0), id_stride)
+    place = voxel - fit.inner
+    inside = ((place >= 0) & (place < fit.shape)).all(axis=1)
+    owners = np.full(len(points), -1)
+    owners[inside] = meanshift.owners(points[inside], modes[chosen], settings.kernel)
+    sizes = np.bincount(owners[inside] + 1, minlength=len(chosen) + 1)[1:]
+    # As in mode local, an object has its seed voxel, after which it is named.
+    good = (owners[chosen] == np.arange(len(chosen))) & (sizes >= settings.min_size)
+    owner = np.zeros(fit.shape + 2 * fit.margin, dtype=np.int32)
+    kept = np.where(good[owners[inside]], owners[inside] + 1, 0)
+    owner[tuple((place[inside] + fit.margin).T)] = np.where(owners[inside] < 0, 0, kept)
+    return seeds, fit, off, owner
+
+
+def _points(
+    read: Read,
+    where: tuple[np.ndarray, ...],
+    box: grid.Box,
+    settings: Settings,
+    bounds: Bounds,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the offsets of a box, 0 where they are not compared, and the voxels' points."""
+    ndim = len(box)
+    off = np.zeros((ndim, *grid.box_shape(box)), dtype=np.int16)
+    if settings.vectors != "conv":
+        off = np.ascontiguousarray(read("off", box))
+    emb = np.zeros((0, *grid.box_shape(box)), dtype=np.int16)
+    if settings.vectors != "spatial":
+        emb = read("emb", box)
+    points = np.zeros((len(where[0]), 3 + len(emb)), dtype=np.int64)
+    points[:, 3 - ndim : 3] = _volume(off, 1)[(slice(None), *where)].T
+    _check(abs(points[:, :3]).max(axis=0)[None], bounds.off, "offset (1/16 px)", box)
+    points[:, :3] += UNIT * (np.stack(where, axis=1) + _three(grid.origin(box), 0))
+    points[:, 3:] = _volume(emb, 1)[(slice(None), *where)].T
+    return off, points
 
 
 @dataclass(frozen=True)
@@ -312,22 +441,38 @@ def _find_seeds(
     margin_px: Sequence[int],
 ) -> _Seeds:
     """Return the seeds in the box of `fg`, not yet with centre and bandwidth."""
+    score, origin = _scores(read, box, image_shape, settings, margin_px)
+    least = math.floor(settings.seed * _score_one(settings)) + 1
+    voxel = kernels.find_seeds(
+        score, _volume(fg), least, settings.fg_least,
+        _three(settings.seed_window, 0), _three(grid.origin(box), 0) - origin,
+    )  # fmt: skip
+    score = score[tuple(voxel.T)].astype(np.int64)
+    voxel += origin
+    return _Seeds(_gids(voxel, image_shape), score, voxel, voxel, voxel)
+
+
+def _scores(
+    read: Read,
+    box: grid.Box,
+    image_shape: Sequence[int],
+    settings: Settings,
+    margin_px: Sequence[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seed map, smoothed, of a box and a margin, three axes; and its first voxel."""
     read_box = grid.grow(box, margin_px, image_shape)
     score = np.ascontiguousarray(read("seed", read_box))
     for _ in range(settings.smooth):
         score = _box_sum(score)
-    least = math.floor(settings.seed * _score_one(settings)) + 1
-    origin = _three(grid.origin(read_box), 0)
-    voxel = kernels.find_seeds(
-        _volume(score), _volume(fg), least, settings.fg_least,
-        _three(settings.seed_window, 0), _three(grid.origin(box), 0) - origin,
-    )  # fmt: skip
-    score = _volume(score)[tuple(voxel.T)].astype(np.int64)
-    voxel += origin
+    return _volume(score), _three(grid.origin(read_box), 0)
+
+
+def _gids(voxel: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+    """Return the C-order indices of voxels in the image."""
     gid = np.zeros(len(voxel), dtype=np.int64)
     for axis, length in enumerate(_three(image_shape, 1)):
         gid = gid * length + voxel[:, axis]
-    return _Seeds(gid, score, voxel, voxel, voxel)
+    return gid
 
 
 def _score_one(settings: Settings) -> int:
@@ -375,30 +520,15 @@ def _keep(seeds: _Seeds, settings: Settings) -> _Seeds:
     radius = _radii(max(cost - 1, 0))[seeds.lsig]
     radius[:, : 3 - len(settings.seed_window)] = 0
     kept = kernels.keep_seeds(
-        seeds.score, seeds.centre, radius, seeds.lsig, WEIGHT, cost, *_bins(seeds.centre, radius)
-    )
+        seeds.score, seeds.centre, radius, seeds.lsig, WEIGHT, cost,
+        *kernels.bins(seeds.centre, radius.max(axis=0)),
+    )  # fmt: skip
     return seeds.take(kept)
 
 
 def _radii(cost: int) -> np.ndarray:
     """Return the largest distance, 1/16 px, that costs at most `cost`, for every ``lsig``."""
     return np.array([math.isqrt(cost // int(weight)) for weight in WEIGHT])
-
-
-def _bins(centre: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Sort seeds into bins at least as wide as any radius.
-
-    Returns
-    -------
-    order, start : seeds in the order of their bins, where each bin starts (one more at the end)
-    low, cell, counts : first coordinate, width and number of the bins per axis
-    """
-    low = centre.min(axis=0)
-    cell = np.maximum(radius.max(axis=0), SMALLEST_CELL)
-    counts = (centre.max(axis=0) - low) // cell + 1
-    place = np.ravel_multi_index(tuple(((centre - low) // cell).T), tuple(counts))
-    start = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=math.prod(counts)))])
-    return np.argsort(place, kind="stable"), start, low, cell, counts
 
 
 @dataclass(frozen=True)
@@ -478,7 +608,7 @@ def _owners(
     farthest = kernels.assign(
         owner, _volume(fg), _volume(off, 1), settings.fg_least, fit.origin, fit.inner,
         fit.margin, UNIT, cost, fit.centres[0], radius, fit.centres[1],
-        *_bins(fit.seeds.centre, radius), *fit.identity,
+        *kernels.bins(fit.seeds.centre, radius.max(axis=0)), *fit.identity,
     )  # fmt: skip
     box = tuple(slice(start, start + n) for start, n in zip(fit.inner, fit.shape, strict=True))
     _check(farthest[None], bounds.off, "offset (1/16 px)", box)

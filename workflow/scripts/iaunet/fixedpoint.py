@@ -11,18 +11,20 @@ seed     uint16  round(32767 p), seed probability        yes
 off      int16   round(16 o), offset to the centre, px   yes
 lsig     uint8   round(32 log sigma), sigma >= 1 px      yes
 id       int8    round(127 z), unit identity vector      yes (all cells' fg)
+emb      int16   round(1024 a), embedding, if there is   yes
 =======  ======  ======================================  ====================
 """
 
 import numpy as np
 
-SCALE = {"fg": 255, "seed": 32767, "off": 16, "lsig": 32, "id": 127}
+SCALE = {"fg": 255, "seed": 32767, "off": 16, "lsig": 32, "id": 127, "emb": 1024}
 DTYPE = {
     "fg": np.dtype("u1"),
     "seed": np.dtype("u2"),
     "off": np.dtype("i2"),
     "lsig": np.dtype("u1"),
     "id": np.dtype("i1"),
+    "emb": np.dtype("i2"),
 }
 RANGE = {
     "fg": (0, 255),
@@ -30,6 +32,7 @@ RANGE = {
     "off": (-32767, 32767),
     "lsig": (0, 255),
     "id": (-127, 127),
+    "emb": (-32767, 32767),
 }
 FG_FLOOR = 26
 """Where the stored ``fg`` is below this (p < 0.1), the other outputs are stored as 0."""
@@ -44,9 +47,9 @@ def quantise(name: str, values: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     name : str
-        One of fg, seed, off, lsig, id.
+        One of fg, seed, off, lsig, id, emb.
     values : float array, any shape
-        Probability, px, log px or unit vector component; NaN is not allowed.
+        Probability, px, log px or component of a vector; NaN is not allowed.
     """
     low, high = RANGE[name]
     return np.clip(np.rint(values * np.float32(SCALE[name])), low, high).astype(DTYPE[name])

@@ -6,8 +6,28 @@ an int32 array with a border of zeros as wide as `margin`; seed k, in ascending 
 owns the voxels with k + 1, and with -(k + 1) those of its filled holes.
 """
 
+import math
+
 import numpy as np
 from numba import njit
+
+SMALLEST_CELL = 64
+
+
+def bins(points: np.ndarray, far: np.ndarray | int) -> tuple[np.ndarray, ...]:
+    """Sort points (n, 3) into bins at least `far` wide: what is near is in the next ones.
+
+    Returns
+    -------
+    order, start : points in the order of their bins, where each bin starts (one more at the end)
+    low, cell, counts : first coordinate, width and number of the bins per axis
+    """
+    low = points.min(axis=0)
+    cell = np.maximum(np.broadcast_to(far, 3), SMALLEST_CELL)
+    counts = (points.max(axis=0) - low) // cell + 1
+    place = np.ravel_multi_index(tuple(((points - low) // cell).T), tuple(counts))
+    start = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=math.prod(counts)))])
+    return np.argsort(place, kind="stable"), start, low, cell, counts
 
 
 @njit(cache=True, nogil=True)

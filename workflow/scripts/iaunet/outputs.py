@@ -125,8 +125,9 @@ def create(
     core_px: Sequence[int],
     id_stride: Sequence[int],
     n_channels: int = 16,
+    emb_dim: int = 0,
 ) -> Writer:
-    """Create a store of network outputs: fg, seed, off, lsig and id, see `fixedpoint`.
+    """Create a store of network outputs: fg, seed, off, lsig, id and emb, see `fixedpoint`.
 
     Parameters
     ----------
@@ -135,9 +136,12 @@ def create(
     core_px : of the tiles; multiples of `id_stride`.
     id_stride : px per cell of ``id``.
     n_channels : length of the identity vectors.
+    emb_dim : length of the embeddings; 0: there are none.
     """
     ndim = len(shape)
     leading = {"fg": 0, "seed": 0, "off": ndim, "lsig": ndim, "id": n_channels}
+    if emb_dim:
+        leading["emb"] = emb_dim
     return Writer(
         path,
         shape,

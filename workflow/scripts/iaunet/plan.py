@@ -1,6 +1,6 @@
 """How many cluster jobs an image is split into, from its shape alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from iaunet import grid
@@ -46,5 +46,22 @@ def tiling_problems(
         problems.append(
             f"tiling.halo: found {list(halo_px)}, needs less than the core {list(core)} "
             "on every axis"
+        )
+    return problems
+
+
+def clustering_problems(overrides: Mapping[str, object], meta: Mapping) -> list[str]:
+    """Return which settings of the clustering do not fit the model of `meta`, as sentences."""
+    problems = []
+    window = overrides.get("seed_window")
+    if isinstance(window, list) and len(window) != meta["ndim"]:
+        problems.append(f"clustering.seed_window: found {window}, needs {meta['ndim']} numbers")
+    chosen = {**meta["clustering"], **overrides}
+    vectors = chosen.get("vectors", "hybrid")
+    compares = chosen.get("mode") == "meanshift" and vectors != "spatial"
+    if compares and not meta["net"].get("emb_dim"):
+        problems.append(
+            f"clustering.mode: meanshift with vectors {vectors} compares embeddings, which the "
+            "model has not; use vectors: spatial, or a model trained with a discriminative loss"
         )
     return problems

@@ -44,7 +44,8 @@ def pick_device(wanted: str) -> torch.device:
 def quantised(outputs: Outputs) -> dict[str, np.ndarray]:
     """Return the outputs of one window (batch of 1) in fixed point, see `fixedpoint`.
 
-    fg and seed have the shape of the window, off and lsig (d, ...), id (16, .../stride).
+    fg and seed have the shape of the window, off and lsig (d, ...), id (16, .../stride); emb
+    (E, ...) when the network has that head.
     """
     values = {
         "fg": outputs.fg.sigmoid()[0, 0],
@@ -53,6 +54,8 @@ def quantised(outputs: Outputs) -> dict[str, np.ndarray]:
         "lsig": outputs.lsig[0],
         "id": outputs.id[0],
     }
+    if outputs.emb is not None:
+        values["emb"] = outputs.emb[0]
     fixed = {name: fixedpoint.quantise(name, value.cpu().numpy()) for name, value in values.items()}
     return hide_background(fixed)
 
@@ -61,7 +64,7 @@ def hide_background(fixed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the outputs with zeros where fg is below the floor; id where its whole cell is."""
     background = fixed["fg"] < fixedpoint.FG_FLOOR
     shown = {"fg": fixed["fg"]}
-    for name in ("seed", "off", "lsig"):
+    for name in [name for name in fixed if name not in ("fg", "id")]:
         shown[name] = np.where(background, 0, fixed[name]).astype(fixed[name].dtype)
     cells = fixed["id"].shape[1:]
     stride = [n // c for n, c in zip(background.shape, cells, strict=True)]
