@@ -56,6 +56,49 @@ def test_training_leaves_a_usable_model_with_card_and_curves(table):
     assert json.loads((folder / "r.json").read_text())["steps"] == 4
 
 
+def with_roi(table, roi):
+    """Give the table a column roi that names this mask in the row of image a."""
+    tifffile.imwrite(table.parent / "roi.tif", roi)
+    head, *rows = table.read_text().splitlines()
+    rows = [f"{row},{'roi.tif' if row.startswith('a,') else ''}" for row in rows]
+    table.write_text("\n".join([f"{head},roi", *rows]) + "\n")
+
+
+def test_what_lies_outside_the_roi_does_not_count(table):
+    roi = np.zeros((96, 96), np.uint8)
+    roi[:, :40] = 255
+    with_roi(table, roi)
+    options = f"--name m --output m --work w --max-minutes 0 --max-steps 1 --table={table}"
+    args = train.parse_args(f"{options} --threads 1 --seed 1".split())
+    _, (a, b), (c,) = train.load_data(args)
+    np.testing.assert_array_equal(a.labels >= 0, roi > 0)
+    assert (b.labels >= 0).all()
+    assert (c.labels >= 0).all()
+    assert checkpoint.read_meta(run(table.parent, table=table))["training"]["steps"] == 4
+
+
+def test_instances_that_are_mostly_outside_the_roi_are_not_scored():
+    labels, roi = np.zeros((20, 20), np.int32), np.zeros((20, 20), bool)
+    labels[2:6, 2:12], labels[9:13, 6:16], roi[:, :10] = 1, 2, True
+    image = patches.annotate("a", "a", np.ones((20, 20)), labels, (1.0, 1.0), roi)
+    scored = train.scored_labels(image)
+    assert set(np.unique(scored[labels == 1])) == {-1, 1}
+    assert set(np.unique(scored[labels == 2])) == {-1}
+
+
+@pytest.mark.parametrize(
+    ("roi", "message"),
+    [
+        (np.ones((9, 9), np.uint8), r"roi.tif: shape \(9, 9\), its image .* needs a mask"),
+        (np.zeros((96, 96), np.uint8), "roi.tif: 0 everywhere: nothing is annotated"),
+    ],
+)
+def test_a_roi_that_does_not_fit_is_named(table, roi, message):
+    with_roi(table, roi)
+    with pytest.raises(InputError, match=message):
+        run(table.parent, table=table)
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_model_of_an_unbroken_one(table):
     folder = table.parent
     whole, broken = folder / "whole", folder / "broken"

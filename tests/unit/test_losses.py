@@ -225,8 +225,8 @@ def test_lovasz_instance_loss_is_zero_for_perfect_votes(batch):
 
 
 def test_boundary_counts_outlines_more():
-    logit = torch.tensor([[[[0.3, -1.0]]]], requires_grad=True)
-    target = torch.tensor([[[[1.0, 0.0]]]])
+    logit = torch.tensor([[[[0.3, 0.7, -1.0]]]], requires_grad=True)
+    labels = torch.tensor([[[[1, 0, 0]]]])
     p = torch.sigmoid(logit.detach()).flatten()
-    expected = (3 * -math.log(p[0]) - math.log(1 - p[1])) / 2
-    assert float(losses.boundary(logit, target).detach()) == pytest.approx(expected)
+    expected = (3 * -math.log(p[0]) + 3 * -math.log(p[1]) - math.log(1 - p[2])) / 3
+    assert float(losses.boundary(logit, labels).detach()) == pytest.approx(expected)

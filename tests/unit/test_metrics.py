@@ -219,3 +219,18 @@ def test_labels_that_cannot_be_compared_are_refused():
         metrics.overlap(EMPTY, EMPTY.astype(int) - 1)
     with pytest.raises(ValueError, match="above 0"):
         metrics.match_counts(metrics.overlap(FULL, FULL), [0])
+
+
+def test_predictions_are_ignored_where_nothing_is_annotated_and_cut_at_its_border(rng):
+    true, known = blobs(rng, (60, 70), 20, 7), np.zeros((60, 70), bool)
+    known[:, :40] = True
+    predicted = disturbed(rng, true)
+    cut, found = metrics.where_annotated(np.where(known, true, -1), predicted)
+    np.testing.assert_array_equal(cut, np.where(known, true, 0))
+    for label in np.unique(predicted[predicted > 0]):
+        inside = (predicted == label) & known
+        kept = 2 * inside.sum() >= (predicted == label).sum()
+        np.testing.assert_array_equal(found == label, inside & kept)
+    everywhere = metrics.where_annotated(true, predicted)
+    assert everywhere[0] is true
+    assert everywhere[1] is predicted

@@ -109,3 +109,25 @@ def test_empty_crops_hold_no_label(rng):
     batch = patches.Sampler([image], (32, 32), 2, only_empty, seed=0).batch(0)
     assert not bool(batch["labels"].any())
     assert bool(batch["image"].isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("shape", "crop"), [((90, 80), (32, 32)), ((20, 60, 50), (8, 24, 24))], ids=["2d", "3d"]
+)
+def test_every_crop_shows_something_that_is_annotated_and_hides_the_rest(shape, crop, rng):
+    labels = np.zeros(shape, np.int32)
+    labels[..., 2:9, 2:9], labels[..., 40:49, 30:49] = 5, 7
+    roi = np.zeros(shape, bool)
+    roi[..., 42:48, 33:70] = True
+    image = rng.normal(size=shape).astype(np.float32)
+    found = patches.annotate("a", "g", image, labels, (1.0,) * len(shape), roi)
+    assert found.n == 1
+    assert found.size[1] == (labels == 7).sum()
+    np.testing.assert_array_equal(found.labels >= 0, roi)
+    sampler = patches.Sampler([found], crop, 4, PLAIN, seed=0)
+    for step in range(10):
+        batch = sampler.batch(step)
+        assert bool((batch["labels"] >= 0).flatten(1).any(1).all())
+        assert bool(((batch["labels"] < 0) == (batch["depth"][:, 0] < 0)).all())
+        cut = batch["labels"] == 1
+        assert int(cut.flatten(1).sum(1).max()) <= (roi & (labels == 7)).sum()

@@ -6,8 +6,10 @@ Example
         --work training/my-nuclei --max-minutes 120 --max-steps 6000 --seed 1 --threads 4
 
 The table has the columns image, path, reference (the mask), and may have group (images of
-one group stay on one side of the split), channel, scene, frame, and split (train or
-validation). A run that was stopped goes on from `--work` when started again.
+one group stay on one side of the split), channel, scene, frame, split (train or validation),
+and roi: a mask image of the same shape that is not 0 where the reference says what is there;
+the rest of the image is neither learned from nor scored. A run that was stopped goes on from
+`--work` when started again.
 """
 
 import argparse
@@ -190,16 +192,16 @@ def load_data(
     """Return the number of axes, the images to fit and those to validate with."""
     rows = [] if args.table is None else read_rows(args.table)
     loaded = [(row, *load_row(row, args.table)) for row in rows]
-    ndims = {image.ndim for _, image, _ in loaded} | ({args.ndim} if args.ndim else set())
+    ndims = {image.ndim for _, image, _, _ in loaded} | ({args.ndim} if args.ndim else set())
     if len(ndims) != 1:
         raise InputError(f"{args.table or '--ndim'}: needs images of 2 or of 3 axes, found {ndims}")
     ndim = ndims.pop()
     sizes = size_range(args, ndim)
     everything = []
-    for row, image, labels in loaded:
+    for row, image, labels, annotated in loaded:
         part = row["split"] or side_of(row["group"] or row["image"])
         group = row["group"] or row["image"]
-        everything.append((part, prepared(row["image"], group, image, labels, sizes)))
+        everything.append((part, prepared(row["image"], group, image, labels, sizes, annotated)))
     everything += [drawn(k, ndim, args, sizes) for k in range(args.drawn)]
     train = [image for part, image in everything if part == "train"]
     validation = [image for part, image in everything if part == "validation"]
@@ -223,7 +225,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     frame = tables.read_images(table).fillna("")
     rows = []
     for position, row in zip(frame.index, frame.to_dict("records"), strict=True):
-        row.setdefault("split", "")
+        row = {"split": "", "roi": "", **row}
         if not row["reference"]:
             raise InputError(f"{table}: row {position}: no reference; training needs a mask")
         if row["split"] not in ("", "train", "validation"):
@@ -234,19 +236,36 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     return rows
 
 
-def load_row(row: dict[str, str], table: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return image and mask of a row."""
+def load_row(row: dict[str, str], table: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return image and mask of a row, and where it is annotated if that is not everywhere."""
     path, reference = (table.parent / row[key] for key in ("path", "reference"))
     opened = images.open_image(
         path, channel=row["channel"] or None, scene=row["scene"] or None, frame=row["frame"] or None
     )
-    mask = labelfiles.open_labels(reference)
-    if opened.shape != mask.shape:
-        raise InputError(f"{reference}: shape {mask.shape}, its image {path} has {opened.shape}")
-    labels = mask.read(tuple(slice(0, n) for n in mask.shape))
+    labels = like(opened, labelfiles.open_labels(reference)).read()
     if labels.size and labels.min() < 0:
         raise InputError(f"{reference}: negative labels; a mask has 0 for background")
-    return opened.read(tuple(slice(0, n) for n in opened.shape)), labels
+    return opened.read(), labels, read_roi(row, table, opened)
+
+
+def read_roi(row: dict[str, str], table: Path, image: images.Image) -> np.ndarray | None:
+    """Return where an image is annotated, None when the row does not restrict it."""
+    if not row["roi"]:
+        return None
+    roi = like(image, images.open_image(table.parent / row["roi"])).read() != 0
+    if not roi.any():
+        raise InputError(f"{table.parent / row['roi']}: 0 everywhere: nothing is annotated")
+    return roi
+
+
+def like(image: images.Image, mask: images.Image) -> images.Image:
+    """Return the mask, whose shape is that of the image."""
+    if image.shape != mask.shape:
+        raise InputError(
+            f"{mask.path}: shape {mask.shape}, its image {image.path} has {image.shape}; needs "
+            "a mask of the same shape"
+        )
+    return mask
 
 
 def size_range(args: argparse.Namespace, ndim: int) -> dict[str, list[float]] | None:
@@ -278,6 +297,7 @@ def prepared(
     image: np.ndarray,
     labels: np.ndarray,
     sizes: dict[str, list[float]] | None,
+    annotated: np.ndarray | None = None,
 ) -> patches.Annotated:
     """Scale an image by its own limits, as inference does, and measure its instances."""
     limits = normalize.limits(image, PERCENTILES)
@@ -286,9 +306,10 @@ def prepared(
         middle = scale.median_diameter(scale.diameters(labels))
         to = scale.grid_shape(image.shape, scale.factors(middle, *sizes.values()))
         everywhere = tuple(slice(0, n) for n in to)
-        labels = labels[np.ix_(*scale.nearest(image.shape, to, everywhere))]
+        here = np.ix_(*scale.nearest(image.shape, to, everywhere))
+        labels, annotated = labels[here], None if annotated is None else annotated[here]
         scaled = scale.resampled(lambda box: scaled[box], image.shape, to, everywhere)
-    return patches.annotate(name, group, scaled, labels, (1.0,) * image.ndim)
+    return patches.annotate(name, group, scaled, labels, (1.0,) * image.ndim, annotated)
 
 
 def side_of(group: str) -> str:
@@ -473,8 +494,30 @@ def rebuilt(like: IAUNet, weights: dict[str, torch.Tensor]) -> IAUNet:
 def outputs_of(
     net: IAUNet, validation: Sequence[patches.Annotated]
 ) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Return the fixed-point outputs and the true labels of every image."""
-    return [(predict.whole(net, image.image), image.labels) for image in validation]
+    """Return the fixed-point outputs and the true labels of every image, -1 where unknown."""
+    return [(predict.whole(net, image.image), scored_labels(image)) for image in validation]
+
+
+def scored_labels(image: patches.Annotated) -> np.ndarray:
+    """Return the labels, -1 also for instances whose larger part is not annotated."""
+    if not len(image.spots):
+        return image.labels
+    known = np.bincount(image.labels[image.labels > 0], minlength=image.n + 1)
+    ignored = 2 * known < image.size
+    ignored[0] = False
+    return np.where(ignored[image.labels], -1, image.labels)
+
+
+def matches(
+    case: tuple[dict, np.ndarray],
+    settings: clustering.Settings,
+    id_stride: Sequence[int],
+    thresholds: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the counts of `metrics.match_counts` of one image, where it is annotated."""
+    outputs, true = case
+    found = clustering.label_array(outputs, settings, id_stride)
+    return metrics.match_counts(metrics.overlap(*metrics.where_annotated(true, found)), thresholds)
 
 
 def start_settings(ndim: int, train: Sequence[patches.Annotated]) -> clustering.Settings:
@@ -494,9 +537,8 @@ def pooled_ap(
     An image without any object, true or predicted, counts as 1 in the latter.
     """
     counts, single = [], []
-    for outputs, true in cases:
-        labels = clustering.label_array(outputs, settings, id_stride)
-        counts.append(metrics.match_counts(metrics.overlap(true, labels), SCORED))
+    for case in cases:
+        counts.append(matches(case, settings, id_stride, SCORED))
         ap = metrics.pooled(counts[-1:])
         single.append(np.mean([1.0 if value is None else value for value in ap]))
     return [value or 0.0 for value in metrics.pooled(counts)], float(np.mean(single))
@@ -540,10 +582,7 @@ def accuracy_of(
     id_stride: Sequence[int],
 ) -> dict[str, float | None]:
     """Return the pooled scores of the fitted model on its validation images."""
-    counts = []
-    for outputs, true in cases:
-        labels = clustering.label_array(outputs, settings, id_stride)
-        counts.append(metrics.match_counts(metrics.overlap(true, labels)))
+    counts = [matches(case, settings, id_stride, metrics.THRESHOLDS) for case in cases]
     ap = metrics.pooled(counts)
     single = [metrics.pooled([count])[0] for count in counts]
     tp, fp, fn = (int(np.sum([c[k][0] for c in counts])) for k in range(3))

@@ -1,7 +1,7 @@
 """Losses of pixel embeddings: discriminative, and contrastive on hard example points.
 
 Every function returns a scalar tensor that is 0, with a gradient of 0, when there is nothing
-to learn from.
+to learn from. A voxel of label -1 is not annotated and in no term.
 """
 
 import torch
@@ -11,7 +11,7 @@ from iaunet.losses import Instances, outline
 
 TINY = 1e-12
 """Under the square root of a distance: its gradient stays finite at 0."""
-BACKGROUND, FOREGROUND, CONTACT = 0, 1, 2
+BACKGROUND, FOREGROUND, CONTACT, UNKNOWN = 0, 1, 2, -1
 
 
 def discriminative(
@@ -81,13 +81,13 @@ def hybrid(
 
 
 def point_classes(labels: torch.Tensor) -> torch.Tensor:
-    """Return background 0, foreground 1, and 2 where a neighbour has another label.
+    """Return background 0, foreground 1, 2 where a neighbour has another label; -1 unknown.
 
     `labels` is (B, ...) integer. A voxel at an outline, on either side, is of class 2, so that
     features of boundaries are learnt, too.
     """
     edge = outline(labels[:, None])[:, 0]
-    return torch.where(edge, CONTACT, (labels > 0).long())
+    return torch.where(edge, CONTACT, labels.clamp(UNKNOWN, FOREGROUND))
 
 
 def hard_points(
@@ -109,7 +109,7 @@ def hard_points(
     Parameters
     ----------
     probability, target : flat tensors of one crop
-        Predicted foreground, and 0 or 1.
+        Predicted foreground, and 0 or 1; voxels with another target are not chosen.
 
     Returns
     -------

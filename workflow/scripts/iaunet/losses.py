@@ -1,7 +1,8 @@
 """Mask loss and identity losses, one function each (METHODS: IAU-Net, EmbedSeg, ours).
 
 Every function returns a scalar tensor that is 0, with a gradient of 0, when there is no
-instance to learn from.
+instance to learn from. A voxel of label -1 is not annotated: no term has a value or a gradient
+from it.
 """
 
 import math
@@ -18,54 +19,69 @@ def mask(logit: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> tor
     Parameters
     ----------
     logit, target, weight : (B, 1, ...) float
-        Foreground logit, 0 or 1, and the weight of every voxel (boundaries count more).
+        Foreground logit, 0 or 1, and the weight of every voxel (boundaries count more; 0: not
+        annotated).
     """
-    cross = F.binary_cross_entropy_with_logits(logit, target, weight)
-    p = logit.sigmoid().flatten(1)
+    known = weight > 0
+    cross = F.binary_cross_entropy_with_logits(logit, target, weight) * _per_known(known)
+    p = (logit.sigmoid() * known).flatten(1)
     t = target.flatten(1)
     dice = (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
     return cross + (1 - dice).mean()
 
 
+def _per_known(known: torch.Tensor) -> torch.Tensor:
+    """Return what turns a mean over all voxels into one over the known ones."""
+    return known.numel() / known.sum().clamp(min=1)
+
+
 def outline(labels: torch.Tensor) -> torch.Tensor:
     """Return True where a voxel's 3^d neighbourhood holds several labels.
 
-    `labels` is (B, 1, ...) integer; float32 is exact for the ids of one crop.
+    `labels` is (B, 1, ...) integer; float32 is exact for the ids of one crop. Beyond the crop
+    and where nothing is annotated (-1) there is no label.
     """
     ndim = labels.ndim - 2
     pool = F.max_pool2d if ndim == 2 else F.max_pool3d
-    values = labels.float()
-    return pool(values, 3, 1, 1) != -pool(-values, 3, 1, 1)
+    values, unknown = labels.float(), labels < 0
+    highest = pool(values.masked_fill(unknown, -math.inf), 3, 1, 1)
+    lowest = -pool((-values).masked_fill(unknown, -math.inf), 3, 1, 1)
+    return (highest != lowest) & ~unknown
 
 
 def boundary_weight(labels: torch.Tensor, extra: float) -> torch.Tensor:
-    """Return 1 + `extra` at the `outline` of (B, 1, ...) labels, else 1."""
-    return 1 + extra * outline(labels).float()
+    """Return 1 + `extra` at the `outline` of (B, 1, ...) labels, 0 at -1, else 1."""
+    return (1 + extra * outline(labels).float()) * (labels >= 0)
 
 
 def seed(logit: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Squared error to the normalised distance map, class-balanced: fg mean + bg mean.
 
     `target` is the distance to the outline divided by its maximum in the instance (InstanSeg,
-    arXiv 2408.15954), so it is 1 inside every object, also rings and worms; 0 is background.
+    arXiv 2408.15954), so it is 1 inside every object, also rings and worms; 0 is background, -1 not
+    annotated.
     """
     error = (logit.sigmoid() - target) ** 2
-    inside = target > 0
+    inside, outside = target > 0, target == 0
     fg = (error * inside).sum() / inside.sum().clamp(min=1)
-    bg = (error * ~inside).sum() / (~inside).sum().clamp(min=1)
+    bg = (error * outside).sum() / outside.sum().clamp(min=1)
     return fg + bg
 
 
-def boundary(logit: torch.Tensor, target: torch.Tensor, positive: float = 3.0) -> torch.Tensor:
-    """Binary cross-entropy of the outline map; outline voxels count `positive` times.
+def boundary(logit: torch.Tensor, labels: torch.Tensor, positive: float = 3.0) -> torch.Tensor:
+    """Binary cross-entropy of the `outline`; its voxels count `positive` times.
 
     Parameters
     ----------
-    logit, target : (B, 1, ...) float
-        Boundary logit; 1 where a voxel's neighbourhood holds several labels.
+    logit : (B, 1, ...) float
+        Boundary logit.
+    labels : (B, 1, ...) integer
     """
-    weight = logit.new_tensor(positive)
-    return F.binary_cross_entropy_with_logits(logit, target, pos_weight=weight)
+    known, weight = labels >= 0, logit.new_tensor(positive)
+    cross = F.binary_cross_entropy_with_logits(
+        logit, outline(labels).float(), known.float(), pos_weight=weight
+    )
+    return cross * _per_known(known)
 
 
 class Instances:
@@ -74,7 +90,7 @@ class Instances:
     Parameters
     ----------
     labels : (B, ...) int64
-        Ids unique within each crop; 0 is background.
+        Ids unique within each crop; 0 is background, -1 not annotated.
     centre : (B, d, ...) float
         Position of the voxel's instance centre, px of the crop, array axis order.
     """
@@ -82,7 +98,7 @@ class Instances:
     def __init__(self, labels: torch.Tensor, centre: torch.Tensor) -> None:
         self.shape = tuple(labels.shape[1:])
         self.ndim = len(self.shape)
-        self.where = labels.nonzero(as_tuple=True)  # (P,) each: crop, axes
+        self.where = (labels > 0).nonzero(as_tuple=True)  # (P,) each: crop, axes
         stride = int(labels.max()) + 1 if labels.numel() else 1
         keys = self.where[0] * stride + labels[self.where]
         self.key, self.owner = keys.unique(return_inverse=True)  # (N,), (P,)
@@ -165,13 +181,14 @@ def instance(
         index.append(line.reshape(-1, *[side if a == axis else 1 for a in range(d)]))
     who = crop.reshape(-1, *[1] * d)
     where = (who, *index)
-    here = torch.stack(torch.broadcast_tensors(*[i.float() for i in index]), -1)  # (M, ..., d)
-    e = here + off.movedim(1, -1)[where]  # (M, ..., d)
+    at = torch.stack(torch.broadcast_tensors(*[i.float() for i in index]), -1)  # (M, ..., d)
+    e = at + off.movedim(1, -1)[where]  # (M, ..., d)
     spread = sigma.reshape(-1, *[1] * d, d)
     delta = (e - centre.reshape(-1, *[1] * d, d)) / spread
     phi = (-0.5 * (delta**2).sum(-1)).exp().flatten(1)  # (M, V)
-    inside = (labels[where] == instances.label[chosen].reshape(-1, *[1] * d)).flatten(1)
-    inside = inside.float()
+    here = labels[where]  # (M, ...)
+    phi = phi * (here >= 0).flatten(1)
+    inside = (here == instances.label[chosen].reshape(-1, *[1] * d)).flatten(1).float()
     if overlap == "lovasz":
         return lovasz_hinge(2 * phi - 1, inside).mean()
     dice = (2 * (phi * inside).sum(1) + EPSILON) / (phi.sum(1) + inside.sum(1) + EPSILON)

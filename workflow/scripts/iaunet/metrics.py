@@ -102,6 +102,27 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     return _overlap(keys[occupied], counts[occupied])
 
 
+def where_annotated(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return true and predicted labels with 0 where nothing is annotated (true is -1).
+
+    Predicted objects whose larger part lies there are left out: nobody knows what they are.
+
+    Examples
+    --------
+    >>> true, predicted = where_annotated(np.array([1, 0, -1, -1]), np.array([5, 6, 6, 6]))
+    >>> true.tolist(), predicted.tolist()
+    ([1, 0, 0, 0], [5, 0, 0, 0])
+    """
+    unknown = true < 0
+    if not unknown.any():
+        return true, predicted
+    ids, place = np.unique(predicted, return_inverse=True)
+    place = place.reshape(predicted.shape)
+    n_unknown = np.bincount(place[unknown], minlength=len(ids))
+    ignored = 2 * n_unknown > np.bincount(place.ravel())
+    return np.where(unknown, 0, true), np.where(unknown | ignored[place], 0, predicted)
+
+
 def merge_overlaps(overlaps: Iterable[Overlap]) -> Overlap:
     """Return the overlap of an image from those of blocks that partition it."""
     keys = [np.zeros((0, 2), dtype=np.uint64)]

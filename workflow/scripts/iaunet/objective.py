@@ -103,7 +103,7 @@ def loss_terms(
             instances,
         ),
         "contrastive": lambda: contrastive(out, labels, generator),
-        "boundary": lambda: losses.boundary(out.bnd, losses.outline(whole).float()),
+        "boundary": lambda: losses.boundary(out.bnd, whole),
     }
     terms = {name: make() for name, make in makers.items() if recipe.weight(name) > 0}
     facts = {"active": math.nan, "distance": math.nan}
@@ -128,12 +128,13 @@ def contrastive(out: Outputs, labels: torch.Tensor, generator: torch.Generator) 
     for crop in range(len(labels)):
         features = out.proj[crop].flatten(1).T  # (V, 32)
         here = classes[crop].flatten()
-        target = (labels[crop] > 0).flatten().float()
+        target = labels[crop].clamp(max=1).flatten()
         at = embedding.hard_points(probability[crop].flatten(), target, N_POINTS, generator)
         total = total + embedding.similarity(features[at], here[at])
         if labels.ndim == 4:  # crop, z, y, x
             plane = labels[crop, 0].numel()
             at = at[at + plane < len(here)]
+            at = at[here[at + plane] != embedding.UNKNOWN]
             total = total + CONSISTENCY * embedding.consistency(
                 features[at], features[at + plane], here[at], here[at + plane]
             )

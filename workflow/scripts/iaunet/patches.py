@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+N_SPOTS = 4096
 MORPHOLOGY = ("log_size", "axis_ratio", "solidity", "mean_intensity", "std_intensity")
 SMALL_SHARE = 0.65
 """How often images of small objects are zoomed up: so inference resamples them, too."""
@@ -18,10 +19,13 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 class Annotated:
     """An image with its true instances and what training needs to know of them.
 
-    `image` is float32, scaled by the limits of the whole image; `labels` int32 1..n;
+    `image` is float32, scaled by the limits of the whole image; `labels` int32 1..n, 0 for
+    background and -1 for what is not annotated;
     `depth` uint8 is 255 * distance to the outline / its maximum in the instance;
     `centre` (n + 1, d) px is the voxel of the instance nearest to its centroid; `size`
-    (n + 1,) voxels; `morphology` (n + 1, 5) as in `MORPHOLOGY`, row 0 unused.
+    (n + 1,) voxels; `morphology` (n + 1, 5) as in `MORPHOLOGY`, row 0 unused. Instances that
+    lie partly where nothing is annotated are measured whole. `spots` (m, d) px are annotated
+    voxels all over the image, none when all are.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Annotated:
     size: np.ndarray
     morphology: np.ndarray
     reach: np.ndarray
+    spots: np.ndarray
 
     @property
     def n(self) -> int:
@@ -41,7 +46,12 @@ class Annotated:
 
 
 def annotate(
-    name: str, group: str, image: np.ndarray, labels: np.ndarray, spacing: Sequence[float]
+    name: str,
+    group: str,
+    image: np.ndarray,
+    labels: np.ndarray,
+    spacing: Sequence[float],
+    annotated: np.ndarray | None = None,
 ) -> Annotated:
     """Measure every instance once: normalised distance map, centre, size, morphology.
 
@@ -53,7 +63,11 @@ def annotate(
         Any ids; 0 is background. An id in several pieces stays one instance.
     spacing : d floats
         Relative voxel lengths, for distances.
+    annotated : bool array, same shape, optional
+        Where the labels say what is there; none: everywhere.
     """
+    if annotated is not None:
+        labels = np.where(np.isin(labels, np.unique(labels[annotated])), labels, 0)
     ids, compact = np.unique(labels, return_inverse=True)
     compact = compact.reshape(labels.shape).astype(np.int32)
     if ids[0] != 0:
@@ -77,7 +91,13 @@ def annotate(
         reach[label] = np.abs(points - nearest).max(0)
         size[label] = len(points)
         morphology[label] = _morphology(points * spacing, image[box][inside])
-    return Annotated(name, group, image, compact, depth, centre, size, morphology, reach)
+    spots = np.zeros((0, d), np.int64)
+    if annotated is not None and not annotated.all():
+        compact[~annotated] = -1
+        known = np.flatnonzero(annotated)
+        chosen = known[np.linspace(0, len(known) - 1, min(N_SPOTS, len(known))).astype(int)]
+        spots = np.stack(np.unravel_index(chosen, labels.shape), axis=1)
+    return Annotated(name, group, image, compact, depth, centre, size, morphology, reach, spots)
 
 
 def _morphology(points: np.ndarray, values: np.ndarray) -> tuple[float, ...]:
@@ -145,9 +165,9 @@ class Sampler:
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """Return the batch of a step.
 
-        image (B, 1, ...) float; labels (B, ...) int64; depth (B, 1, ...) float 0..1;
-        centre (B, d, ...) float px of the crop; and per crop k the rows size[k] and
-        morphology[k], indexed by label; pair (B,) int64, equal for two views.
+        image (B, 1, ...) float; labels (B, ...) int64; depth (B, 1, ...) float 0..1; both -1
+        where nothing is annotated; centre (B, d, ...) float px of the crop; and per crop k the
+        rows size[k] and morphology[k], indexed by label; pair (B,) int64, equal for two views.
         """
         rng = np.random.default_rng([self.seed, step])
         views: list[dict[str, np.ndarray]] = []
@@ -193,14 +213,8 @@ class Sampler:
         image = self.images[index]
         crop = np.array(self.crop_px)
         source = np.maximum(8, np.rint(crop / self._zoom(rng, index))).astype(int)
-        shape = np.array(image.image.shape)
-        room = shape - source
-        if image.n and rng.random() < 0.85:
-            middle = image.centre[rng.integers(1, image.n + 1)]
-            first = middle - source * rng.uniform(0.25, 0.75, len(crop))
-        else:
-            first = rng.uniform(0, 1, len(crop)) * room
-        second = first + source * rng.uniform(-0.35, 0.35, len(crop))
+        room = np.array(image.image.shape) - source
+        first, second = _begins(rng, image, source)
         flips = rng.random(len(crop)) < 0.5
         swap = self.crop_px[-1] == self.crop_px[-2] and rng.random() < 0.5
         views = []
@@ -236,7 +250,7 @@ class Sampler:
             labels = _resample(labels.astype(np.float32), self.crop_px, smooth=False)
             labels = labels.astype(np.int32)
         centre = ((whole.centre + 0.5 - begin) * factors - 0.5).astype(np.float32)
-        depth = np.where(labels > 0, np.maximum(depth / 255, 1e-3), 0).astype(np.float32)
+        depth = np.where(labels > 0, np.maximum(depth / 255, 1e-3), labels).astype(np.float32)
         return {
             "image": image,
             "labels": labels,
@@ -246,6 +260,28 @@ class Sampler:
             "morphology": self.morphology[index],
             "shift": (begin * factors).astype(np.float32),
         }
+
+
+def _begins(
+    rng: np.random.Generator, image: Annotated, source: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where two views of `source` px begin, mostly around an instance.
+
+    They may reach over the image. Both hold an annotated voxel.
+    """
+    middle = None
+    if image.n and rng.random() < 0.85:
+        middle = image.centre[rng.integers(1, image.n + 1)]
+    if len(image.spots) and (middle is None or image.labels[tuple(middle.astype(int))] < 0):
+        middle = image.spots[rng.integers(len(image.spots))]
+    if middle is None:
+        first = rng.uniform(0, 1, len(source)) * (image.image.shape - source)
+    else:
+        first = middle - source * rng.uniform(0.25, 0.75, len(source))
+    second = first + source * rng.uniform(-0.35, 0.35, len(source))
+    if len(image.spots):
+        second = np.clip(second, middle - source + 1, middle)
+    return first, second
 
 
 def median_diameter(image: Annotated) -> float:
