@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 import train
-from iaunet import checkpoint, patches, synthetic
+from iaunet import checkpoint, patches, synthetic, trainingset, tuning
 from iaunet.errors import InputError
 from nets import save_model
 
@@ -20,7 +20,7 @@ def table(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "PAIRS", {2: 1, 3: 1})
     monkeypatch.setattr(train, "DRAWN_SHAPE", {2: (96, 96), 3: (12, 48, 48)})
     monkeypatch.setattr(train, "AUGMENTATION", {2: plain, 3: plain})
-    monkeypatch.setattr(train, "GRID", {"fg": (0.4, 0.6)})
+    monkeypatch.setattr(tuning, "GRID", {"fg": (0.4, 0.6)})
     rng = np.random.default_rng(0)
     rows = ["image,path,reference,group,split"]
     for name, split in (("a", "train"), ("b", "train"), ("c", "validation")):
@@ -81,7 +81,7 @@ def test_instances_that_are_mostly_outside_the_roi_are_not_scored():
     labels, roi = np.zeros((20, 20), np.int32), np.zeros((20, 20), bool)
     labels[2:6, 2:12], labels[9:13, 6:16], roi[:, :10] = 1, 2, True
     image = patches.annotate("a", "a", np.ones((20, 20)), labels, (1.0, 1.0), roi)
-    scored = train.scored_labels(image)
+    scored = image.scored()
     assert set(np.unique(scored[labels == 1])) == {-1, 1}
     assert set(np.unique(scored[labels == 2])) == {-1}
 
@@ -178,6 +178,6 @@ def test_a_budget_is_needed(table):
 
 
 def test_a_group_stays_on_one_side_of_the_split():
-    sides = {group: train.side_of(group) for group in map(str, range(400))}
-    assert all(train.side_of(group) == side for group, side in sides.items())
+    sides = {group: trainingset.side_of(group) for group in map(str, range(400))}
+    assert all(trainingset.side_of(group) == side for group, side in sides.items())
     assert 0.08 < sum(side == "validation" for side in sides.values()) / 400 < 0.22

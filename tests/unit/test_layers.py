@@ -24,6 +24,7 @@ LAYERS = {
         "sizing",
         "sticks",
         "synthetic",
+        "tuning",
     },
     "torch": {
         "checkpoint",
@@ -36,7 +37,7 @@ LAYERS = {
         "training",
     },
     "files": {"images", "labelfiles", "ngff", "omezarr", "outputs", "scenes", "schema"}
-    | {"tables", "tiff", "tiling"},
+    | {"tables", "tiff", "tiling", "trainingset"},
     "reports": {"figures", "gallery", "page", "regions", "views"},
     "command line": {"cli"},
 }

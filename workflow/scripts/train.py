@@ -28,30 +28,26 @@ import torch
 from iaunet import (
     checkpoint,
     cli,
-    clustering,
     figures,
-    images,
-    labelfiles,
-    metrics,
     normalize,
     objective,
     patches,
     predict,
     scale,
     synthetic,
-    tables,
     training,
+    trainingset,
+    tuning,
 )
+from iaunet.clustering import Settings
 from iaunet.errors import InputError, OptionError
 from iaunet.net import IAUNet, dependency_radius
 
 log = logging.getLogger("train")
 
 PERCENTILES = (1, 99.8)
-VALIDATION_SHARE = 0.15
 QUICK_VOXELS = 3_000_000
 """How much is looked at while training; all of it at the end."""
-SCORED = tuple(np.arange(0.5, 0.91, 0.1).round(2))
 NET = {
     2: {"widths": [16, 32, 64, 128, 192], "pools": [[2, 2]] * 4},
     3: {
@@ -91,15 +87,6 @@ SIZES_HELP = (
     "are resampled, here and when the model is used"
 )
 VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
-GRID = {
-    "suppress": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
-    "seed": (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
-    "phi": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
-    "fg": (0.3, 0.4, 0.5, 0.6, 0.7),
-    "smooth": (0, 1, 2, 3),
-    "seed_window": (1, 2, 3, 5, 8),
-    "min_size": (4, 8, 12, 16, 24, 32, 64),
-}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -175,8 +162,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     optimise(trainer, train, validation, args, state)
     net = exported(best_net(trainer))
     cases = outputs_of(net, validation)
-    settings, score = fit_thresholds(cases, start_settings(ndim, train), net.id_stride)
-    scores = accuracy_of(cases, settings, net.id_stride)
+    settings, score = tuning.fit_thresholds(
+        cases, tuning.start_settings(sizes_of(train), ndim), net.id_stride
+    )
+    scores = tuning.accuracy(cases, settings, net.id_stride)
     meta = model_meta(net, trainer, settings, scores, args, train, validation)
     checkpoint.save(args.output, net.state_dict(), meta)
     if args.card:
@@ -190,8 +179,8 @@ def load_data(
     args: argparse.Namespace,
 ) -> tuple[int, list[patches.Annotated], list[patches.Annotated]]:
     """Return the number of axes, the images to fit and those to validate with."""
-    rows = [] if args.table is None else read_rows(args.table)
-    loaded = [(row, *load_row(row, args.table)) for row in rows]
+    rows = [] if args.table is None else trainingset.read_rows(args.table)
+    loaded = [(row, *trainingset.load_row(row, args.table)) for row in rows]
     ndims = {image.ndim for _, image, _, _ in loaded} | ({args.ndim} if args.ndim else set())
     if len(ndims) != 1:
         raise InputError(f"{args.table or '--ndim'}: needs images of 2 or of 3 axes, found {ndims}")
@@ -199,7 +188,7 @@ def load_data(
     sizes = size_range(args, ndim)
     everything = []
     for row, image, labels, annotated in loaded:
-        part = row["split"] or side_of(row["group"] or row["image"])
+        part = row["split"] or trainingset.side_of(row["group"] or row["image"])
         group = row["group"] or row["image"]
         everything.append((part, prepared(row["image"], group, image, labels, sizes, annotated)))
     everything += [drawn(k, ndim, args, sizes) for k in range(args.drawn)]
@@ -218,54 +207,6 @@ def load_data(
         sum(image.n for image in validation),
     )
     return ndim, train, validation
-
-
-def read_rows(table: Path) -> list[dict[str, str]]:
-    """Return the rows of the training table, checked."""
-    frame = tables.read_images(table).fillna("")
-    rows = []
-    for position, row in zip(frame.index, frame.to_dict("records"), strict=True):
-        row = {"split": "", "roi": "", **row}
-        if not row["reference"]:
-            raise InputError(f"{table}: row {position}: no reference; training needs a mask")
-        if row["split"] not in ("", "train", "validation"):
-            raise InputError(
-                f"{table}: row {position}: split is '{row['split']}', needs train or validation"
-            )
-        rows.append(row)
-    return rows
-
-
-def load_row(row: dict[str, str], table: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return image and mask of a row, and where it is annotated if that is not everywhere."""
-    path, reference = (table.parent / row[key] for key in ("path", "reference"))
-    opened = images.open_image(
-        path, channel=row["channel"] or None, scene=row["scene"] or None, frame=row["frame"] or None
-    )
-    labels = like(opened, labelfiles.open_labels(reference)).read()
-    if labels.size and labels.min() < 0:
-        raise InputError(f"{reference}: negative labels; a mask has 0 for background")
-    return opened.read(), labels, read_roi(row, table, opened)
-
-
-def read_roi(row: dict[str, str], table: Path, image: images.Image) -> np.ndarray | None:
-    """Return where an image is annotated, None when the row does not restrict it."""
-    if not row["roi"]:
-        return None
-    roi = like(image, images.open_image(table.parent / row["roi"])).read() != 0
-    if not roi.any():
-        raise InputError(f"{table.parent / row['roi']}: 0 everywhere: nothing is annotated")
-    return roi
-
-
-def like(image: images.Image, mask: images.Image) -> images.Image:
-    """Return the mask, whose shape is that of the image."""
-    if image.shape != mask.shape:
-        raise InputError(
-            f"{mask.path}: shape {mask.shape}, its image {image.path} has {image.shape}; needs "
-            "a mask of the same shape"
-        )
-    return mask
 
 
 def size_range(args: argparse.Namespace, ndim: int) -> dict[str, list[float]] | None:
@@ -310,12 +251,6 @@ def prepared(
         labels, annotated = labels[here], None if annotated is None else annotated[here]
         scaled = scale.resampled(lambda box: scaled[box], image.shape, to, everywhere)
     return patches.annotate(name, group, scaled, labels, (1.0,) * image.ndim, annotated)
-
-
-def side_of(group: str) -> str:
-    """Return train or validation by the hash of a group, the same in every run."""
-    number = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big")
-    return "validation" if number / 2**32 < VALIDATION_SHARE else "train"
 
 
 def drawn(
@@ -441,6 +376,11 @@ def means(terms: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: round(float(np.mean(v)), 5) for name, v in values.items() if v}
 
 
+def sizes_of(data: Sequence[patches.Annotated]) -> np.ndarray:
+    """Return the sizes of all instances, voxels."""
+    return np.concatenate([image.size[1:] for image in data])
+
+
 def spread(validation: Sequence[patches.Annotated]) -> list[patches.Annotated]:
     """Return images evenly chosen over the groups, at most `QUICK_VOXELS` together."""
     ordered = sorted(validation, key=lambda image: (image.group, image.name))
@@ -455,8 +395,8 @@ def validate(
     """Score the averaged network by the real clustering; keep the best."""
     net = averaged(trainer)
     cases = outputs_of(net, few)
-    settings = start_settings(net.ndim, few)
-    scores, _ = pooled_ap(cases, settings, net.id_stride)
+    settings = tuning.start_settings(sizes_of(few), net.ndim)
+    scores, _ = tuning.pooled_ap(cases, settings, net.id_stride)
     score = float(np.mean(scores))
     row = {"step": trainer.step, "seconds": round(trainer.seconds, 1), **means(terms)}
     trainer.history.append(row | {"ap50": scores[0], "ap_mean": score})
@@ -495,112 +435,13 @@ def outputs_of(
     net: IAUNet, validation: Sequence[patches.Annotated]
 ) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Return the fixed-point outputs and the true labels of every image, -1 where unknown."""
-    return [(predict.whole(net, image.image), scored_labels(image)) for image in validation]
-
-
-def scored_labels(image: patches.Annotated) -> np.ndarray:
-    """Return the labels, -1 also for instances whose larger part is not annotated."""
-    if not len(image.spots):
-        return image.labels
-    known = np.bincount(image.labels[image.labels > 0], minlength=image.n + 1)
-    ignored = 2 * known < image.size
-    ignored[0] = False
-    return np.where(ignored[image.labels], -1, image.labels)
-
-
-def matches(
-    case: tuple[dict, np.ndarray],
-    settings: clustering.Settings,
-    id_stride: Sequence[int],
-    thresholds: Sequence[float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the counts of `metrics.match_counts` of one image, where it is annotated."""
-    outputs, true = case
-    found = clustering.label_array(outputs, settings, id_stride)
-    return metrics.match_counts(metrics.overlap(*metrics.where_annotated(true, found)), thresholds)
-
-
-def start_settings(ndim: int, train: Sequence[patches.Annotated]) -> clustering.Settings:
-    """Return the thresholds to start from; small objects of the data set the least size."""
-    sizes = np.concatenate([image.size[1:] for image in train if image.n] or [np.array([32.0])])
-    least = int(max(4, 0.5 * np.percentile(sizes, 0.5)))
-    return clustering.Settings.from_dict({"min_size": least, "smooth": 1}, ndim)
-
-
-def pooled_ap(
-    cases: Sequence[tuple[dict, np.ndarray]],
-    settings: clustering.Settings,
-    id_stride: Sequence[int],
-) -> tuple[list[float], float]:
-    """Return AP at the scored thresholds, counts pooled; and the mean AP of single images.
-
-    An image without any object, true or predicted, counts as 1 in the latter.
-    """
-    counts, single = [], []
-    for case in cases:
-        counts.append(matches(case, settings, id_stride, SCORED))
-        ap = metrics.pooled(counts[-1:])
-        single.append(np.mean([1.0 if value is None else value for value in ap]))
-    return [value or 0.0 for value in metrics.pooled(counts)], float(np.mean(single))
-
-
-def fit_thresholds(
-    cases: Sequence[tuple[dict, np.ndarray]],
-    settings: clustering.Settings,
-    id_stride: Sequence[int],
-) -> tuple[clustering.Settings, float]:
-    """Search the thresholds one at a time, up to three times, for the best mean AP.
-
-    The score is the mean of two: pooled over all objects, and averaged over images, so that
-    neither one crowded image nor a few objects in an empty one decide.
-    """
-    ndim = len(id_stride)
-
-    def score_of(trial: clustering.Settings) -> float:
-        pooled, single = pooled_ap(cases, trial, id_stride)
-        return 0.5 * (float(np.mean(pooled)) + single)
-
-    score = score_of(settings)
-    for _ in range(3):
-        before = score
-        for name, values in GRID.items():
-            for value in values:
-                if name == "seed_window":  # sections are often farther apart than pixels
-                    value = [max(1, value // 2)] * (ndim - 2) + [value] * 2
-                trial = clustering.Settings.from_dict(settings.as_dict() | {name: value}, ndim)
-                if trial != settings and (found := score_of(trial)) > score:
-                    settings, score = trial, found
-        log.info("thresholds %s: score %.4f", settings.as_dict(), score)
-        if score == before:
-            break
-    return settings, score
-
-
-def accuracy_of(
-    cases: Sequence[tuple[dict, np.ndarray]],
-    settings: clustering.Settings,
-    id_stride: Sequence[int],
-) -> dict[str, float | None]:
-    """Return the pooled scores of the fitted model on its validation images."""
-    counts = [matches(case, settings, id_stride, metrics.THRESHOLDS) for case in cases]
-    ap = metrics.pooled(counts)
-    single = [metrics.pooled([count])[0] for count in counts]
-    tp, fp, fn = (int(np.sum([c[k][0] for c in counts])) for k in range(3))
-    return {
-        "ap50": ap[0],
-        "ap50_per_image": float(np.mean([value for value in single if value is not None])),
-        "ap75": ap[5],
-        "ap_mean": float(np.mean([a or 0.0 for a in ap])),
-        "f1_50": 2 * tp / max(1, 2 * tp + fp + fn),
-        "n_images": len(cases),
-        "n_true": tp + fn,
-    }
+    return [(predict.whole(net, image.image), image.scored()) for image in validation]
 
 
 def model_meta(
     net: IAUNet,
     trainer: training.Trainer,
-    settings: clustering.Settings,
+    settings: Settings,
     scores: dict,
     args: argparse.Namespace,
     train: Sequence[patches.Annotated],

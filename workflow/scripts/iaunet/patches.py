@@ -44,6 +44,15 @@ class Annotated:
         """How many instances there are."""
         return len(self.size) - 1
 
+    def scored(self) -> np.ndarray:
+        """Return the labels, -1 also for instances whose larger part is not annotated."""
+        if not len(self.spots):
+            return self.labels
+        known = np.bincount(self.labels[self.labels > 0], minlength=self.n + 1)
+        ignored = 2 * known < self.size
+        ignored[0] = False
+        return np.where(ignored[self.labels], -1, self.labels)
+
 
 def annotate(
     name: str,
