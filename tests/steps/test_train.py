@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 import train
-from iaunet import checkpoint, patches, synthetic, trainingset, tuning
+from iaunet import checkpoint, patches, recipes, synthetic, trainingset, tuning
 from iaunet.errors import InputError
 from nets import save_model
 
@@ -16,10 +16,10 @@ def table(tmp_path, monkeypatch):
     plain = patches.Augmentation(
         zoom=(0.8, 1.2), small_px=0, zoom_small=(1, 1), anisotropy=1, empty=0.1
     )
-    monkeypatch.setattr(train, "CROP", {2: (64, 64), 3: (8, 32, 32)})
-    monkeypatch.setattr(train, "PAIRS", {2: 1, 3: 1})
+    monkeypatch.setattr(recipes, "CROP", {2: (64, 64), 3: (8, 32, 32)})
+    monkeypatch.setattr(recipes, "PAIRS", {2: 1, 3: 1})
     monkeypatch.setattr(train, "DRAWN_SHAPE", {2: (96, 96), 3: (12, 48, 48)})
-    monkeypatch.setattr(train, "AUGMENTATION", {2: plain, 3: plain})
+    monkeypatch.setattr(recipes, "AUGMENTATION", {2: plain, 3: plain})
     monkeypatch.setattr(tuning, "GRID", {"fg": (0.4, 0.6)})
     rng = np.random.default_rng(0)
     rows = ["image,path,reference,group,split"]

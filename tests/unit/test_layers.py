@@ -29,16 +29,19 @@ LAYERS = {
     "torch": {
         "checkpoint",
         "embedding",
+        "groundtruth",
         "losses",
         "net",
         "objective",
         "patches",
         "predict",
+        "ranks",
+        "recipes",
         "training",
     },
     "files": {"images", "labelfiles", "ngff", "omezarr", "outputs", "scenes", "schema"}
     | {"tables", "tiff", "tiling", "trainingset"},
-    "reports": {"figures", "gallery", "page", "regions", "views"},
+    "reports": {"figures", "gallery", "modelcard", "page", "regions", "views"},
     "command line": {"cli"},
 }
 ALSO = {

@@ -73,7 +73,7 @@ def digest(weights: dict) -> str:
     found = hashlib.sha256()
     for name, value in sorted(weights.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().contiguous().numpy().tobytes())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 

@@ -38,7 +38,7 @@ class Recipe:
     how far a triplet's negative may be, `id_gradient` the share of the identity gradient
     that reaches the trunk. `overlap` is dice or lovasz (instance term), `negatives` one of
     `NEGATIVES` (triplet), `vectors` conv, spatial or hybrid (discriminative term), with votes
-    in units of `unit_px`.
+    in units of `unit_px`. A step has `pairs` of crops.
     """
 
     weights: dict[str, float]
@@ -56,6 +56,7 @@ class Recipe:
     negatives: str = "similar"
     vectors: str = "hybrid"
     unit_px: float = 8.0
+    pairs: int = 1
 
     def weight(self, term: str) -> float:
         """Return the weight of a term."""
@@ -158,12 +159,9 @@ def _triplet(
     per_voxel = id_map.movedim(1, -1)[(where[0], *cells)]  # (P, 16)
     z = torch.nn.functional.normalize(instances.mean(per_voxel), dim=1, eps=1e-6)
     pair = batch["pair"][instances.crop]
-    size = torch.stack(
-        [batch["size"][c][k] for c, k in zip(instances.crop, instances.label, strict=True)]
-    )
-    morphology = torch.stack(
-        [batch["morphology"][c][k] for c, k in zip(instances.crop, instances.label, strict=True)]
-    )
+    first = torch.tensor([0, *(len(of_crop) for of_crop in batch["size"])]).cumsum(0)
+    row = first.to(instances.crop.device)[instances.crop] + instances.label
+    size, morphology = torch.cat(batch["size"])[row], torch.cat(batch["morphology"])[row]
     visible = instances.size >= VISIBLE * size
     centre = instances.centre + batch["shift"][instances.crop] + 1e5 * pair[:, None]
     return losses.triplet(

@@ -1,5 +1,6 @@
 """Training samples: annotated images, crops in two views, augmentation."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,13 +20,15 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 class Annotated:
     """An image with its true instances and what training needs to know of them.
 
-    `image` is float32, scaled by the limits of the whole image; `labels` int32 1..n, 0 for
+    `image` is float16, scaled by the limits of the whole image; `labels` int32 1..n, 0 for
     background and -1 for what is not annotated;
     `depth` uint8 is 255 * distance to the outline / its maximum in the instance;
     `centre` (n + 1, d) px is the voxel of the instance nearest to its centroid; `size`
     (n + 1,) voxels; `morphology` (n + 1, 5) as in `MORPHOLOGY`, row 0 unused. Instances that
     lie partly where nothing is annotated are measured whole. `spots` (m, d) px are annotated
-    voxels all over the image, none when all are.
+    voxels all over the image, none when all are. `pieces` (n + 1,) counts the connected parts
+    of an instance. `weight` is the relative probability that a crop comes from this image.
+    A voxel takes 7 bytes.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Annotated:
     morphology: np.ndarray
     reach: np.ndarray
     spots: np.ndarray
+    pieces: np.ndarray
+    weight: float | None = None
 
     @property
     def n(self) -> int:
@@ -77,17 +82,14 @@ def annotate(
     """
     if annotated is not None:
         labels = np.where(np.isin(labels, np.unique(labels[annotated])), labels, 0)
-    ids, compact = np.unique(labels, return_inverse=True)
-    compact = compact.reshape(labels.shape).astype(np.int32)
-    if ids[0] != 0:
-        compact += 1
-    n = int(compact.max())
+    compact, n = _compact(labels)
     d = image.ndim
     depth = np.zeros(image.shape, np.uint8)
     centre = np.zeros((n + 1, d), np.float32)
     size = np.zeros(n + 1, np.float32)
     morphology = np.zeros((n + 1, len(MORPHOLOGY)), np.float32)
     reach = np.zeros((n + 1, d), np.float32)
+    pieces = np.zeros(n + 1, np.int32)
     for label, box in enumerate(ndimage.find_objects(compact), start=1):
         inside = compact[box] == label
         distance = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing)
@@ -99,14 +101,37 @@ def annotate(
         centre[label] = nearest + [side.start for side in box]
         reach[label] = np.abs(points - nearest).max(0)
         size[label] = len(points)
-        morphology[label] = _morphology(points * spacing, image[box][inside])
+        pieces[label] = ndimage.label(inside, np.ones((3,) * d))[1]
+        morphology[label] = _morphology(points * spacing, image[box][inside].astype(np.float32))
     spots = np.zeros((0, d), np.int64)
     if annotated is not None and not annotated.all():
         compact[~annotated] = -1
         known = np.flatnonzero(annotated)
         chosen = known[np.linspace(0, len(known) - 1, min(N_SPOTS, len(known))).astype(int)]
         spots = np.stack(np.unravel_index(chosen, labels.shape), axis=1)
-    return Annotated(name, group, image, compact, depth, centre, size, morphology, reach, spots)
+    return Annotated(
+        name=name,
+        group=group,
+        image=image.astype(np.float16),
+        labels=compact,
+        depth=depth,
+        centre=centre,
+        size=size,
+        morphology=morphology,
+        reach=reach,
+        spots=spots,
+        pieces=pieces,
+    )
+
+
+def _compact(labels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return labels 1..n as int32, in the order of the ids, and n; plane by plane."""
+    ids = np.unique(labels)
+    ids = ids[ids != 0]
+    compact = np.empty(labels.shape, np.int32)
+    for plane, out in zip(labels, compact, strict=True):
+        out[...] = np.where(plane == 0, 0, np.searchsorted(ids, plane) + 1)
+    return compact, len(ids)
 
 
 def _morphology(points: np.ndarray, values: np.ndarray) -> tuple[float, ...]:
@@ -143,7 +168,7 @@ class Augmentation:
 
 
 class Sampler:
-    """Draws batches; the batch of a step depends on the seed and the step alone.
+    """Draws batches; a pair of crops depends on the seed, the step and its number alone.
 
     Crops come in pairs: two overlapping views of one image with the same geometry up to the
     shift, and independent photometric augmentation.
@@ -165,22 +190,19 @@ class Sampler:
         self.n_pairs = n_pairs
         self.augmentation = augmentation
         self.seed = seed
-        groups = [image.group for image in images]
-        weight = np.array([groups.count(group) ** -0.5 for group in groups])
-        weight *= np.array([max(1, image.n) ** 0.25 for image in images])
-        self.weight = weight / weight.sum()
+        self.weight = probabilities(images)
         self.diameter = [median_diameter(image) for image in images]
 
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
-        """Return the batch of a step.
+    def batch(self, step: int, pairs: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
+        """Return the batch of a step, or only some of its pairs of crops.
 
         image (B, 1, ...) float; labels (B, ...) int64; depth (B, 1, ...) float 0..1; both -1
         where nothing is annotated; centre (B, d, ...) float px of the crop; and per crop k the
         rows size[k] and morphology[k], indexed by label; pair (B,) int64, equal for two views.
         """
-        rng = np.random.default_rng([self.seed, step])
         views: list[dict[str, np.ndarray]] = []
-        for _ in range(self.n_pairs):
+        for pair in range(self.n_pairs) if pairs is None else pairs:
+            rng = np.random.default_rng([self.seed, step, pair])
             if rng.random() < self.augmentation.empty:
                 views.extend(self._noise(rng) for _ in range(2))
             else:
@@ -249,7 +271,7 @@ class Sampler:
     def _view(self, index: int, begin: np.ndarray, source: np.ndarray) -> dict[str, np.ndarray]:
         """Cut a box of the image (zeros outside it) and resample it to the crop's size."""
         whole = self.images[index]
-        image = _cut(whole.image, begin, source)
+        image = _cut(whole.image, begin, source).astype(np.float32)
         labels = _cut(whole.labels, begin, source)
         depth = _cut(whole.depth, begin, source)
         factors = np.array(self.crop_px) / source
@@ -269,6 +291,22 @@ class Sampler:
             "morphology": self.morphology[index],
             "shift": (begin * factors).astype(np.float32),
         }
+
+
+def probabilities(images: Sequence[Annotated]) -> np.ndarray:
+    """Return how probable it is that a crop comes from each image.
+
+    In proportion to `weight`, where 1 stands for none. When no image has one: images of a
+    group count less the more there are, and images with many instances a little more.
+    """
+    given = [image.weight for image in images]
+    if any(value is not None for value in given):
+        weight = np.array([1.0 if value is None else value for value in given])
+    else:
+        groups = Counter(image.group for image in images)
+        weight = np.array([groups[image.group] ** -0.5 for image in images])
+        weight *= np.array([max(1, image.n) ** 0.25 for image in images])
+    return weight / weight.sum()
 
 
 def _begins(

@@ -6,23 +6,27 @@ was killed and resumed takes the same steps as an unbroken one.
 
 import json
 import math
-import queue
 import struct
-import threading
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from iaunet import cli
+from iaunet import checkpoint, cli
 from iaunet.errors import InputError
 from iaunet.net import IAUNet
-from iaunet.objective import Recipe, loss_terms
+from iaunet.objective import TERMS, Recipe, loss_terms
 from iaunet.predict import laid_out
+from iaunet.ranks import Ranks
 
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, struct.error)
 COLLAPSED = 0.1
 PATIENCE = 200
 """Steps with a mean anchor-negative distance below `COLLAPSED` that bring semi-hard back."""
@@ -49,15 +53,21 @@ class Average:
 class Trainer:
     """A network on its way: optimiser, average, step counter, history of scores.
 
-    `data` says which images it is fitted to, such as a checksum.
+    `data` says which images it is fitted to, such as a checksum; `ranks` which part of the
+    work this process does, and on which device.
     """
 
-    def __init__(self, net: IAUNet, recipe: Recipe, seed: int, data: str = "") -> None:
-        self.net = net
+    def __init__(
+        self, net: IAUNet, recipe: Recipe, seed: int, data: str = "", ranks: Ranks | None = None
+    ) -> None:
+        self.ranks = ranks or Ranks()
+        formats = {2: torch.channels_last, 3: torch.channels_last_3d}
+        self.net = net.to(self.ranks.device, memory_format=formats[net.ndim])
         self.recipe = recipe
         self.seed = seed
         recipe_facts = {k: v for k, v in asdict(recipe).items() if k != "bf16"}
         facts = {"network": net.options, "recipe": recipe_facts, "seed": seed, "images": data}
+        facts["processes"] = self.ranks.size
         self.facts = json.loads(json.dumps(facts))
         self.optimiser = torch.optim.AdamW(
             net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -68,8 +78,6 @@ class Trainer:
         self.collapsed = 0
         self.best: dict = {"score": -1.0}
         self.history: list[dict] = []
-        formats = {2: torch.channels_last, 3: torch.channels_last_3d}
-        net.to(memory_format=formats[net.ndim])
 
     def train_step(self, batch: dict, progress: float) -> dict[str, float]:
         """Take one step; `progress` in 0..1 sets learning rate and schedule.
@@ -80,39 +88,50 @@ class Trainer:
             A term, which is named, or the gradient is not finite. The weights are as before
             the step.
         """
-        recipe = self.recipe
-        rate = recipe.learning_rate * learning_rate_factor(progress)
+        rate = self.recipe.learning_rate * learning_rate_factor(progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.net.train()
         if self.net.ndim == 3 and progress > 0.7:
             self.net.freeze_batchnorm()
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            out = self.net(laid_out(batch["image"]), recipe.id_gradient)
-        terms, facts = loss_terms(
-            out,
-            batch,
-            recipe,
-            progress=progress,
-            id_stride=self.net.id_stride,
-            generator=generator,
-            semi_hard=self.collapsed >= PATIENCE,
-        )
-        total = sum(recipe.weights[name] * term for name, term in terms.items())
-        bad = [name for name, term in terms.items() if not bool(term.isfinite())]
-        if bad:
-            raise FloatingPointError(f"loss term '{bad[0]}' is not finite at step {self.step}")
+        terms, facts = self._terms(on_device(batch, self.ranks.device), progress)
+        self._check(terms)
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        sum(self.recipe.weights[name] * term for name, term in terms.items()).backward()
+        self.ranks.average_gradients(self.net)
         if not bool(torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0).isfinite()):
             raise FloatingPointError(f"the gradient is not finite at step {self.step}")
         self.optimiser.step()
+        self.ranks.average_statistics(self.net)
         self.average.update(self.net, self.step)
         self.step += 1
         if not math.isnan(facts["distance"]):
             self.collapsed = self.collapsed + 1 if facts["distance"] < COLLAPSED else 0
         return {name: float(term.detach()) for name, term in terms.items()} | facts | {"rate": rate}
+
+    def _terms(self, batch: dict, progress: float) -> tuple[dict[str, torch.Tensor], dict]:
+        """Return the terms of the loss, and the facts about triplets, of this process's crops."""
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            out = self.net(laid_out(batch["image"]), self.recipe.id_gradient)
+        terms, facts = loss_terms(
+            out,
+            batch,
+            self.recipe,
+            progress=progress,
+            id_stride=self.net.id_stride,
+            generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.step),
+            semi_hard=self.collapsed >= PATIENCE,
+        )
+        distance = self.ranks.of_first(facts["distance"])  # all change the mining together
+        return terms, facts | {"distance": distance}
+
+    def _check(self, terms: dict[str, torch.Tensor]) -> None:
+        good = self.ranks.all_true(
+            name not in terms or bool(terms[name].isfinite()) for name in TERMS
+        )
+        for name, finite in zip(TERMS, good, strict=True):
+            if not finite:
+                raise FloatingPointError(f"loss term '{name}' is not finite at step {self.step}")
 
     def save(self, path: Path) -> None:
         """Write everything that resuming needs; tensors and JSON, no pickle."""
@@ -130,7 +149,8 @@ class Trainer:
         }
         tensors |= {f"best.{k}": v for k, v in self.best.get("weights", {}).items()}
         with cli.write_whole(path) as partial:
-            tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+            tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+            facts["sha256"] = checkpoint.digest(tensors)
             save_file(tensors, partial, {"training": json.dumps(facts)})
 
     def load(self, path: Path) -> None:
@@ -142,34 +162,52 @@ class Trainer:
             The file is damaged, or of another network, recipe, seed or other images.
         """
         try:
-            tensors = load_file(path)
-            with path.open("rb") as file:
-                length = struct.unpack("<Q", file.read(8))[0]
-                header = json.loads(file.read(length))
-            facts = json.loads(header["__metadata__"]["training"])
-            other = [name for name, value in self.facts.items() if facts["of"][name] != value]
-            self.step, self.seconds = facts["step"], facts["seconds"]
-            self.collapsed, self.history = facts["collapsed"], facts["history"]
-            best = dict(facts["best"])
-        except (SafetensorError, OSError, ValueError, KeyError, struct.error) as error:
+            tensors, facts = _read(path)
+            if facts["sha256"] != checkpoint.digest(tensors):
+                raise ValueError("other tensors than were saved")
+            other = [name for name in self.facts if facts["of"].get(name) != self.facts[name]]
+            if not other:
+                self._restore(tensors, facts)
+        except (SafetensorError, OSError, RuntimeError, *MALFORMED) as error:
             raise InputError(f"{path}: damaged checkpoint; delete it to start anew") from error
-        parts: dict[str, dict] = {"net": {}, "average": {}, "optimiser": {}, "best": {}}
-        for key, value in tensors.items():
-            part, _, rest = key.partition(".")
-            parts[part][rest] = value
         if other:
             raise InputError(
                 f"{path}: checkpoint of a training that differs in {', '.join(other)}; delete it "
                 "to start anew, or train under another name"
             )
+
+    def _restore(self, tensors: dict[str, torch.Tensor], facts: dict) -> None:
+        parts: dict[str, dict] = {"net": {}, "average": {}, "optimiser": {}, "best": {}}
+        for key, value in tensors.items():
+            part, _, rest = key.partition(".")
+            parts[part][rest] = value if part == "optimiser" else value.to(self.ranks.device)
         self.net.load_state_dict(parts["net"])
-        self.average.state = parts["average"]
         state = self.optimiser.state_dict()
         for key, value in parts["optimiser"].items():
             index, _, name = key.partition(".")
             state["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(state)
-        self.best = {**best, "weights": parts["best"]}
+        self.average.state = parts["average"]
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.collapsed, self.history = facts["collapsed"], facts["history"]
+        self.best = {**facts["best"], "weights": parts["best"]}
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Return the tensors and the facts of a checkpoint."""
+    tensors = load_file(path)
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(length))
+    return tensors, json.loads(header["__metadata__"]["training"])
+
+
+def on_device(batch: dict, device: torch.device) -> dict:
+    """Return a batch of tensors, and of lists of tensors, on a device."""
+    return {
+        key: [one.to(device) for one in value] if isinstance(value, list) else value.to(device)
+        for key, value in batch.items()
+    }
 
 
 def learning_rate_factor(progress: float) -> float:
@@ -181,36 +219,91 @@ def learning_rate_factor(progress: float) -> float:
 
 
 class Prefetch:
-    """Prepare the batches of coming steps in a thread."""
+    """Prepare the batches of coming steps in threads; they come in order.
 
-    def __init__(self, make: Callable[[int], dict], first: int, ahead: int = 3) -> None:
-        self.batches: queue.Queue = queue.Queue(ahead)
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._work, args=(make, first), daemon=True)
-        self.thread.start()
+    `waited` is how many seconds the steps have waited for their batches.
+    """
 
-    def _work(self, make: Callable[[int], dict], step: int) -> None:
-        while not self.stop.is_set():
-            try:
-                item: object = make(step)
-            except Exception as error:  # handed to the consumer, which raises it
-                item = error
-            while not self.stop.is_set():
-                try:
-                    self.batches.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            step += 1
+    def __init__(self, make: Callable[[int], dict], first: int, workers: int = 1) -> None:
+        self.make = make
+        self.pool = ThreadPoolExecutor(workers)
+        self.after = first
+        self.coming: deque = deque()
+        self.waited = 0.0
+        for _ in range(2 * workers + 1):
+            self._order()
+
+    def _order(self) -> None:
+        self.coming.append(self.pool.submit(self.make, self.after))
+        self.after += 1
 
     def next(self) -> dict:
         """Return the batch of the next step."""
-        item = self.batches.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
+        began = time.perf_counter()
+        batch = self.coming.popleft().result()
+        self.waited += time.perf_counter() - began
+        self._order()
+        return batch
 
     def close(self) -> None:
         """Stop preparing."""
-        self.stop.set()
-        self.thread.join()
+        self.pool.shutdown(cancel_futures=True)
+
+
+class Clock:
+    """The time that a training took, and how much of it the steps waited for batches."""
+
+    def __init__(self, trainer: Trainer, batches: Prefetch) -> None:
+        self.trainer = trainer
+        self.batches = batches
+        self.before = trainer.seconds
+        self.began = time.perf_counter()
+        self.elsewhere = 0.0
+
+    def tick(self) -> None:
+        """Tell the trainer, in all processes, what the first one's clock says."""
+        seconds = self.before + time.perf_counter() - self.began
+        self.trainer.seconds = self.trainer.ranks.of_first(seconds)
+
+    def loader_percent(self) -> float | None:
+        """Return which percentage of the time of all steps was spent on waiting for batches."""
+        steps = time.perf_counter() - self.began - self.elsewhere
+        return round(100 * self.batches.waited / steps, 1) if steps > 0 else None
+
+    def __str__(self) -> str:
+        """Say it as the log does."""
+        return f"loader {self.loader_percent()} %"
+
+
+def means(terms: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of every term, without those that are not defined."""
+    names = sorted({name for term in terms for name in term})
+    values = {
+        name: [t[name] for t in terms if not math.isnan(t.get(name, math.nan))] for name in names
+    }
+    return {name: round(float(np.mean(v)), 5) for name, v in values.items() if v}
+
+
+def averaged(trainer: Trainer) -> IAUNet:
+    """Return the network with averaged weights, in evaluation mode."""
+    return rebuilt(trainer.net, trainer.average.state).to(trainer.ranks.device)
+
+
+def best_net(trainer: Trainer) -> IAUNet:
+    """Return the network of the best validation, or the last one when there was none."""
+    return rebuilt(trainer.net, trainer.best.get("weights") or trainer.average.state)
+
+
+def exported(net: IAUNet) -> IAUNet:
+    """Return the network without what only training needs."""
+    final = IAUNet(**(net.options | {"proj_dim": 0}))
+    names = final.state_dict().keys()
+    final.load_state_dict({key: v for key, v in net.state_dict().items() if key in names})
+    return final.eval()
+
+
+def rebuilt(like: IAUNet, weights: dict[str, torch.Tensor]) -> IAUNet:
+    """Return a network of the same shape with other weights."""
+    net = IAUNet(**like.options)
+    net.load_state_dict(weights)
+    return net.eval()

@@ -1,6 +1,9 @@
 """The table of a training: its rows, the images and masks that they name, and their sides."""
 
 import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,48 +12,103 @@ from iaunet import images, labelfiles, tables
 from iaunet.errors import InputError
 
 VALIDATION_SHARE = 0.15
+VALIDATION_VOXELS = 1 << 24
+"""Largest image to validate with: it goes through the network at once, in about 5 GB."""
+BYTES_KEPT = 7
+"""Of every voxel for the whole training: image 2, labels 4, distance 1."""
+BYTES_READ = 9
+"""Of every voxel besides, of the one image that is being read."""
+MEMORY = Path("/proc/meminfo")
 
 
-def read_rows(table: Path) -> list[dict[str, str]]:
-    """Return the rows of the training table, checked."""
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table with its opened files; `roi` is where it is annotated, if not all."""
+
+    name: str
+    group: str
+    side: str
+    weight: float | None
+    image: images.Image
+    mask: images.Image
+    roi: images.Image | None
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return image, labels, and where they are annotated; none: everywhere.
+
+        Raises
+        ------
+        InputError
+            There are NaN or infinite values, negative labels, a mask that is the image, or no
+            annotation at all.
+        """
+        image, labels = self.image.read(), self.mask.read()
+        if labels.min(initial=0) < 0:
+            raise InputError(f"{self.mask.path}: negative labels; a mask has 0 for background")
+        if labels.any() and np.array_equal(image, labels):
+            raise InputError(f"{self.mask.path}: the same as its image; needs the mask")
+        n_bad = 0 if image.dtype.kind != "f" else image.size - int(np.isfinite(image).sum())
+        if n_bad:
+            raise InputError(f"{self.image.path}: {n_bad} values are NaN or infinite; replace them")
+        roi = None if self.roi is None else self.roi.read() != 0
+        if roi is not None and not roi.any():
+            raise InputError(f"{self.roi.path}: 0 everywhere: nothing is annotated")
+        return image, labels, roi
+
+
+def read_table(table: Path) -> list[Entry]:
+    """Return the rows of the table; files are opened and compared, no pixel is read.
+
+    Raises
+    ------
+    InputError
+        A row lacks something, or its files do not belong together.
+    """
     frame = tables.read_images(table).fillna("")
-    rows = []
-    for position, row in zip(frame.index, frame.to_dict("records"), strict=True):
-        row = {"split": "", "roi": "", **row}
-        if not row["reference"]:
-            raise InputError(f"{table}: row {position}: no reference; training needs a mask")
-        if row["split"] not in ("", "train", "validation"):
+    rows = zip(frame.index, frame.to_dict("records"), strict=True)
+    entries = [_entry(row, table, f"{table}: row {position}") for position, row in rows]
+    for entry in entries:
+        voxels = math.prod(entry.image.shape)
+        if entry.side == "validation" and voxels > VALIDATION_VOXELS:
             raise InputError(
-                f"{table}: row {position}: split is '{row['split']}', needs train or validation"
+                f"{entry.image.path}: {voxels} voxels, at most {VALIDATION_VOXELS} to validate "
+                "with; cut it into several images of one group, or set its split to train"
             )
-        rows.append(row)
-    return rows
+    return entries
 
 
-def load_row(row: dict[str, str], table: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return image and mask of a row, and where it is annotated if that is not everywhere."""
-    path, reference = (table.parent / row[key] for key in ("path", "reference"))
-    opened = images.open_image(
-        path, channel=row["channel"] or None, scene=row["scene"] or None, frame=row["frame"] or None
+def _entry(row: dict[str, str], table: Path, where: str) -> Entry:
+    row = {"split": "", "roi": "", "weight": "", **row}
+    if not row["reference"]:
+        raise InputError(f"{where}: no reference; training needs a mask")
+    if row["split"] not in ("", "train", "validation"):
+        raise InputError(f"{where}: split is '{row['split']}', needs train or validation")
+    image = images.open_image(
+        table.parent / row["path"],
+        channel=row["channel"] or None,
+        scene=row["scene"] or None,
+        frame=row["frame"] or None,
     )
-    labels = like(opened, labelfiles.open_labels(reference)).read()
-    if labels.size and labels.min() < 0:
-        raise InputError(f"{reference}: negative labels; a mask has 0 for background")
-    return opened.read(), labels, read_roi(row, table, opened)
+    mask = _like(image, labelfiles.open_labels(table.parent / row["reference"]))
+    roi = _like(image, images.open_image(table.parent / row["roi"])) if row["roi"] else None
+    group = row["group"] or row["image"]
+    weight = _weight(row["weight"], where)
+    return Entry(row["image"], group, row["split"] or side_of(group), weight, image, mask, roi)
 
 
-def read_roi(row: dict[str, str], table: Path, image: images.Image) -> np.ndarray | None:
-    """Return where an image is annotated, None when the row does not restrict it."""
-    if not row["roi"]:
+def _weight(text: str, where: str) -> float | None:
+    if not text:
         return None
-    roi = like(image, images.open_image(table.parent / row["roi"])).read() != 0
-    if not roi.any():
-        raise InputError(f"{table.parent / row['roi']}: 0 everywhere: nothing is annotated")
-    return roi
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise InputError(f"{where}: weight is '{text}', needs a number above 0")
+    return weight
 
 
-def like(image: images.Image, mask: images.Image) -> images.Image:
-    """Return the mask, whose shape is that of the image."""
+def _like(image: images.Image, mask: images.Image) -> images.Image:
     if image.shape != mask.shape:
         raise InputError(
             f"{mask.path}: shape {mask.shape}, its image {image.path} has {image.shape}; needs "
@@ -63,3 +121,24 @@ def side_of(group: str) -> str:
     """Return train or validation by the hash of a group, the same in every run."""
     number = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big")
     return "validation" if number / 2**32 < VALIDATION_SHARE else "train"
+
+
+def check_memory(entries: Sequence[Entry], table: Path) -> None:
+    """Raise InputError when the images do not fit into the memory that is free."""
+    voxels = [math.prod(entry.image.shape) for entry in entries]
+    needed = BYTES_KEPT * sum(voxels) + BYTES_READ * max(voxels, default=0)
+    free = free_bytes()
+    if free is not None and needed > free:
+        raise InputError(
+            f"{table}: needs {needed / 1e9:.1f} GB of memory for {sum(voxels)} voxels, "
+            f"{free / 1e9:.1f} GB are free; leave images out, or cut parts out of the largest"
+        )
+
+
+def free_bytes() -> int | None:
+    """Return the free memory of the machine; None where the system does not tell."""
+    if MEMORY.exists():
+        for line in MEMORY.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

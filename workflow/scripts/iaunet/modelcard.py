@@ -1,0 +1,58 @@
+"""What a model says of itself to a reader: its card, and the command that makes it again."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+NOT_REPEATED = ("record", "card", "curves_csv", "curves_png")
+"""Options that do not change the model."""
+
+
+def command(options: Mapping[str, object], processes: int) -> str:
+    """Return the command that makes a model again, with names instead of paths.
+
+    `options` are those of train.py by name, such as ``max_steps``.
+    """
+    words = ["python"] if processes == 1 else ["torchrun", "--nproc-per-node", str(processes)]
+    words.append("train.py")
+    for key, value in options.items():
+        if key in NOT_REPEATED or value in (None, []):
+            continue
+        values = value if isinstance(value, list) else [value]
+        words.append(f"--{key.replace('_', '-')}")
+        words += [one.name if isinstance(one, Path) else str(one) for one in values]
+    return shlex.join(words)
+
+
+def card(meta: dict) -> str:
+    """Return the model card: data, recipe, scores, licence."""
+    scores, fit = meta["scores"], meta["training"]
+    lines = [
+        f"# {meta['name']}",
+        "",
+        f"Identity-aware U-Net, {meta['ndim']}D, one channel.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| fitted to | {fit['train']['images']} images, {fit['train']['objects']} objects |",
+        f"| of all images, drawn by the project | {fit['drawn']} |",
+        f"| validated with | {fit['validation']['images']} images of other groups, "
+        f"{fit['validation']['objects']} objects |",
+        f"| started from | {fit['start'] or 'random weights'} |",
+        f"| budget | {fit['steps']} steps of {fit['crops_per_step']} crops of "
+        f"{fit['crop_px']} px, seed {fit['seed']} |",
+        f"| made by | `{fit['command']}` |",
+        f"| with | {', '.join(f'{name} {v}' for name, v in fit['packages'].items())} |",
+        f"| weights of the loss | `{json.dumps(fit['weights'])}` |",
+        f"| validation, pooled | AP50 {scores['ap50']} (mean of images "
+        f"{scores['ap50_per_image']}), AP75 {scores['ap75']}, "
+        f"mean AP 0.5:0.95 {scores['ap_mean']}, F1 {scores['f1_50']} |",
+        f"| thresholds, fitted on these | `{json.dumps(meta['clustering'])}` |",
+        f"| stride, dependency radius, block, px | {meta['stride']}, {meta['radius']}, "
+        f"{meta['block']} |",
+        f"| licence of the data | {meta['licence']} |",
+        f"| checksum of the data | {fit['data_sha256']} |",
+        "",
+    ]
+    return "\n".join(lines)
