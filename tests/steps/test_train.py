@@ -1,26 +1,23 @@
 import json
+import shlex
 
 import numpy as np
 import pytest
 import tifffile
 
 import train
-from iaunet import checkpoint, patches, recipes, synthetic, trainingset, tuning
+from iaunet import checkpoint, losses, patches, synthetic, trainingset
 from iaunet.errors import InputError
 from nets import save_model
+from small_training import make_small
+
+VOLUME = {"imagej": True, "metadata": {"axes": "ZYX"}}
 
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     """A table of three small drawn images with masks; crops and drawings small, too."""
-    plain = patches.Augmentation(
-        zoom=(0.8, 1.2), small_px=0, zoom_small=(1, 1), anisotropy=1, empty=0.1
-    )
-    monkeypatch.setattr(recipes, "CROP", {2: (64, 64), 3: (8, 32, 32)})
-    monkeypatch.setattr(recipes, "PAIRS", {2: 1, 3: 1})
-    monkeypatch.setattr(train, "DRAWN_SHAPE", {2: (96, 96), 3: (12, 48, 48)})
-    monkeypatch.setattr(recipes, "AUGMENTATION", {2: plain, 3: plain})
-    monkeypatch.setattr(tuning, "GRID", {"fg": (0.4, 0.6)})
+    make_small(monkeypatch.setattr)
     rng = np.random.default_rng(0)
     rows = ["image,path,reference,group,split"]
     for name, split in (("a", "train"), ("b", "train"), ("c", "validation")):
@@ -74,6 +71,7 @@ def test_what_lies_outside_the_roi_does_not_count(table):
     np.testing.assert_array_equal(a.labels >= 0, roi > 0)
     assert (b.labels >= 0).all()
     assert (c.labels >= 0).all()
+    assert (a.weight, b.weight) == (None, None)
     assert checkpoint.read_meta(run(table.parent, table=table))["training"]["steps"] == 4
 
 
@@ -161,9 +159,18 @@ def test_a_3d_model_can_be_trained_on_drawn_volumes_alone(table):
         ("d,a.tif,small.tif,g,train", r"small.tif: shape \(9, 9\)"),
         ("d,a.tif,a_float.tif,g,train", "a_float.tif: holds float32"),
         ("d,a.tif,a_minus.tif,g,train", "a_minus.tif: negative labels"),
+        ("d,a.tif,a.tif,g,train", "a.tif: the same as its image; needs the mask"),
+        ("d,a_nan.tif,a_mask.tif,g,train", "a_nan.tif: 1 values are NaN or infinite; replace"),
+        ("d,a.tif,a_mask.tif,g,validation", r"image 'd' \(validation\) has the pixels of 'a'"),
+        ("d,v.tif,v_mask.tif,g,train", "needs images of 2 or of 3 axes, found {2, 3}"),
     ],
 )
 def test_rows_that_cannot_be_learned_from_are_named(table, row, message):
+    broken = np.ones((96, 96), np.float32)
+    broken[3, 5] = np.nan
+    tifffile.imwrite(table.parent / "a_nan.tif", broken)
+    for name in ("v", "v_mask"):
+        tifffile.imwrite(table.parent / f"{name}.tif", np.ones((3, 9, 9), np.uint8), **VOLUME)
     tifffile.imwrite(table.parent / "small.tif", np.zeros((9, 9), np.uint8))
     tifffile.imwrite(table.parent / "a_float.tif", np.zeros((96, 96), np.float32))
     tifffile.imwrite(table.parent / "a_minus.tif", np.full((96, 96), -1, np.int16))
@@ -181,3 +188,95 @@ def test_a_group_stays_on_one_side_of_the_split():
     sides = {group: trainingset.side_of(group) for group in map(str, range(400))}
     assert all(trainingset.side_of(group) == side for group, side in sides.items())
     assert 0.08 < sum(side == "validation" for side in sides.values()) / 400 < 0.22
+
+
+def test_what_is_odd_about_the_masks_is_logged_and_recorded(table, caplog):
+    folder = table.parent
+    labels = np.zeros((96, 96), np.uint8)
+    labels[:9, :9] = labels[50:60, 50:60] = 3
+    labels[30, 30] = 4
+    tifffile.imwrite(folder / "odd_mask.tif", labels)
+    tifffile.imwrite(folder / "odd.tif", np.arange(96 * 96, dtype=np.uint16).reshape(96, 96))
+    tifffile.imwrite(folder / "none.tif", np.zeros((96, 96), np.uint8))
+    rows = ["odd,odd.tif,odd_mask.tif,o,train", "again,odd.tif,odd_mask.tif,o,train"]
+    rows += ["flat,none.tif,none.tif,f,train"]
+    table.write_text(table.read_text() + "\n".join(rows) + "\n")
+    run(folder, "--record", folder / "r.json", steps=1, table=table)
+    found = json.loads((folder / "r.json").read_text())["ground_truth"]
+    assert {(row["what"], row["image"], row["count"]) for row in found} == {
+        ("fragmented", "odd", 1),
+        ("tiny", "odd", 1),
+        ("fragmented", "again", 1),
+        ("tiny", "again", 1),
+        ("duplicate", "again", 1),
+        ("empty", "flat", 1),
+        ("constant", "flat", 1),
+    }
+    assert "2 instances are in several pieces" in caplog.text
+    assert "(2 images, most in odd)" in caplog.text
+
+
+def only(table, *names):
+    """Leave only these rows in the table, all to fit."""
+    head, *rows = table.read_text().splitlines()
+    kept = [row.replace("validation", "train") for row in rows if row.split(",")[0] in names]
+    table.write_text("\n".join([head, *kept]) + "\n")
+
+
+def test_one_image_can_be_learned_from_with_a_warning(table, caplog):
+    only(table, "a")
+    run(table.parent, steps=1, table=table)
+    assert "one image to fit" in caplog.text
+    assert "scores are of the training images" in caplog.text
+
+
+def test_masks_without_any_object_are_refused(table):
+    only(table, "a")
+    tifffile.imwrite(table.parent / "a_mask.tif", np.zeros((96, 96), np.uint8))
+    with pytest.raises(InputError, match="no image with objects to train with"):
+        run(table.parent, table=table)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(table, monkeypatch):
+    folder = table.parent
+    seed, calls = losses.seed, []
+
+    def broken(*arguments):
+        calls.append(1)
+        return seed(*arguments) * (float("nan") if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(losses, "seed", broken)
+    message = "loss term 'seed' is not finite at step 2; the last good checkpoint is .*safetensors"
+    with pytest.raises(InputError, match=message):
+        run(folder, steps=4, table=table)
+    assert not (folder / "m.safetensors").exists()
+    calls.append(1)  # the same command goes on from the checkpoint
+    assert checkpoint.read_meta(run(folder, steps=4, table=table))["training"]["steps"] == 4
+
+
+def test_resuming_with_other_settings_or_from_a_damaged_checkpoint_is_refused(table):
+    run(table.parent, steps=2, table=table)
+    for more in (["--weights", "vote=2"], ["--pairs", 3], ["--overlap", "lovasz"]):
+        with pytest.raises(InputError, match="a training that differs in recipe; delete it"):
+            run(table.parent, *more, steps=4, table=table)
+    state = table.parent / "work" / "checkpoint.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-100] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(InputError, match="damaged checkpoint; delete it to start anew"):
+        run(table.parent, steps=4, table=table)
+
+
+def test_the_model_says_the_command_that_makes_it_without_paths(table):
+    path = run(table.parent, "--weights", "vote=2", "seed=1", steps=1, table=table)
+    words = shlex.split(checkpoint.read_meta(path)["training"]["command"])
+    assert words[:2] == ["python", "train.py"]
+    assert not any("/" in word for word in words)
+    again = train.parse_args(words[2:])
+    assert (again.table.name, again.weights) == ("table.csv", ["vote=2", "seed=1"])
+    assert (again.seed, again.max_steps, again.output.name) == (1, 1, "m.safetensors")
+
+
+def test_a_device_that_is_not_there_is_named(table):
+    with pytest.raises(InputError, match="--device: device 'cuda:99' is not there"):
+        run(table.parent, "--device", "cuda:99", table=table)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -131,3 +133,38 @@ def test_every_crop_shows_something_that_is_annotated_and_hides_the_rest(shape, 
         assert bool(((batch["labels"] < 0) == (batch["depth"][:, 0] < 0)).all())
         cut = batch["labels"] == 1
         assert int(cut.flatten(1).sum(1).max()) <= (roi & (labels == 7)).sum()
+
+
+def test_the_shares_of_processes_are_the_pairs_of_the_batch_of_one(rng):
+    sampler = patches.Sampler([annotated((60, 60), 5, rng)], (32, 32), 5, WILD, seed=7)
+    whole = sampler.batch(4)
+    for rank in range(2):
+        part = sampler.batch(4, range(rank, 5, 2))
+        for k, pair in enumerate(range(rank, 5, 2)):
+            for key in ("image", "labels", "depth", "centre"):
+                same = part[key][2 * k : 2 * k + 2] == whole[key][2 * pair : 2 * pair + 2]
+                assert bool(same.all()), key
+
+
+def test_crops_come_from_an_image_as_often_as_its_weight_says(rng):
+    one = annotated((40, 40), 3, rng)
+    given = [replace(one, weight=weight) for weight in (3.0, None, 0.5)]
+    np.testing.assert_allclose(patches.probabilities(given), np.array([3, 1, 0.5]) / 4.5)
+    sampler = patches.Sampler(given, (16, 16), 1, PLAIN, seed=0)
+    np.testing.assert_allclose(sampler.weight, patches.probabilities(given))
+    plain = patches.probabilities([one, one, replace(one, group="other")])
+    np.testing.assert_allclose(plain, np.array([2**-0.5, 2**-0.5, 1]) / (1 + 2**0.5))
+
+
+def test_an_id_in_several_pieces_stays_one_instance_and_is_counted(rng):
+    labels = np.zeros((30, 30), np.uint16)
+    labels[2:5, 2:5] = labels[10:14, 20:25] = 700
+    labels[20:25, 2:9], labels[25:28, 9:12] = 30, 30
+    found = patches.annotate("a", "a", np.ones((30, 30)), labels, (1, 1))
+    assert found.pieces[1:].tolist() == [1, 2]
+
+
+def test_a_voxel_takes_seven_bytes(rng):
+    found = annotated((40, 50), 3, rng)
+    kept = sum(array.nbytes for array in (found.image, found.labels, found.depth))
+    assert kept == 7 * 40 * 50

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -153,14 +155,17 @@ def test_learning_rate_warms_up_and_ends_at_one_percent():
     assert rates[4] == rates[5] == pytest.approx(0.01)
 
 
-def test_prefetch_hands_on_batches_in_order_and_errors():
+@pytest.mark.parametrize("workers", [1, 3])
+def test_prefetch_hands_on_batches_in_order_and_errors(workers):
     def make(step):
-        if step == 5:
+        time.sleep(0.01 * (step % 3))
+        if step == 8:
             raise ValueError("no such batch")
         return {"step": step}
 
-    prefetch = training.Prefetch(make, 3)
-    assert [prefetch.next()["step"] for _ in range(2)] == [3, 4]
+    prefetch = training.Prefetch(make, 3, workers)
+    assert [prefetch.next()["step"] for _ in range(5)] == [3, 4, 5, 6, 7]
     with pytest.raises(ValueError, match="no such batch"):
         prefetch.next()
+    assert prefetch.waited > 0
     prefetch.close()

@@ -28,11 +28,12 @@ rule train:
         steps=config["training"]["steps"],
         seed=config["training"]["seed"],
         start=start_option,
+        device=config["device"],
     shell:
         "python {input.script:q}"
         " --table={input.table:q} --name {params.name} --output {output.model}"
         " --card {output.card} --curves-csv {output.csv} --curves-png {output.png}"
         " --work training/{params.name}"
         " --max-minutes {params.minutes} --max-steps {params.steps} --seed {params.seed}"
-        " {params.start:q} --threads {threads} --record {output.record}"
+        " {params.start:q} --threads {threads} --device {params.device} --record {output.record}"
         " 2> {log}"

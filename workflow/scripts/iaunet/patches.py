@@ -83,6 +83,20 @@ def annotate(
     if annotated is not None:
         labels = np.where(np.isin(labels, np.unique(labels[annotated])), labels, 0)
     compact, n = _compact(labels)
+    measured = _measured(image, compact, n, spacing)
+    spots = np.zeros((0, image.ndim), np.int64)
+    if annotated is not None and not annotated.all():
+        compact[~annotated] = -1
+        known = np.flatnonzero(annotated)
+        chosen = known[np.linspace(0, len(known) - 1, min(N_SPOTS, len(known))).astype(int)]
+        spots = np.stack(np.unravel_index(chosen, labels.shape), axis=1)
+    return Annotated(name, group, image.astype(np.float16), labels=compact, spots=spots, **measured)
+
+
+def _measured(
+    image: np.ndarray, labels: np.ndarray, n: int, spacing: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Return what `Annotated` knows of the instances 1..n."""
     d = image.ndim
     depth = np.zeros(image.shape, np.uint8)
     centre = np.zeros((n + 1, d), np.float32)
@@ -90,8 +104,8 @@ def annotate(
     morphology = np.zeros((n + 1, len(MORPHOLOGY)), np.float32)
     reach = np.zeros((n + 1, d), np.float32)
     pieces = np.zeros(n + 1, np.int32)
-    for label, box in enumerate(ndimage.find_objects(compact), start=1):
-        inside = compact[box] == label
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[box] == label
         distance = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing)
         distance = distance[(slice(1, -1),) * d]
         depth[box][inside] = np.maximum(1, np.rint(255 * distance / distance.max()))[inside]
@@ -103,25 +117,14 @@ def annotate(
         size[label] = len(points)
         pieces[label] = ndimage.label(inside, np.ones((3,) * d))[1]
         morphology[label] = _morphology(points * spacing, image[box][inside].astype(np.float32))
-    spots = np.zeros((0, d), np.int64)
-    if annotated is not None and not annotated.all():
-        compact[~annotated] = -1
-        known = np.flatnonzero(annotated)
-        chosen = known[np.linspace(0, len(known) - 1, min(N_SPOTS, len(known))).astype(int)]
-        spots = np.stack(np.unravel_index(chosen, labels.shape), axis=1)
-    return Annotated(
-        name=name,
-        group=group,
-        image=image.astype(np.float16),
-        labels=compact,
-        depth=depth,
-        centre=centre,
-        size=size,
-        morphology=morphology,
-        reach=reach,
-        spots=spots,
-        pieces=pieces,
-    )
+    return {
+        "depth": depth,
+        "centre": centre,
+        "size": size,
+        "morphology": morphology,
+        "reach": reach,
+        "pieces": pieces,
+    }
 
 
 def _compact(labels: np.ndarray) -> tuple[np.ndarray, int]:

@@ -1,0 +1,33 @@
+"""train.py with crops, steps and a search so small that a test can run it in processes.
+
+Used as ``python small_training.py OPTIONS``; the fixtures of tests use `make_small`, too.
+"""
+
+import sys
+from pathlib import Path
+
+SMALL = {"zoom": (0.8, 1.2), "small_px": 0, "zoom_small": (1, 1), "anisotropy": 1, "empty": 0.1}
+
+
+def make_small(set_attribute):
+    """Make training small; `set_attribute(module, name, value)` is setattr, or undoes itself."""
+    import train
+    from iaunet import patches, recipes, tuning
+    from nets import OPTIONS
+
+    plain = patches.Augmentation(**SMALL)
+    set_attribute(recipes, "NET", OPTIONS)
+    set_attribute(recipes, "CROP", {2: (64, 64), 3: (8, 32, 32)})
+    set_attribute(recipes, "PAIRS", {2: 1, 3: 1})
+    set_attribute(recipes, "AUGMENTATION", {2: plain, 3: plain})
+    set_attribute(train, "DRAWN_SHAPE", {2: (96, 96), 3: (12, 48, 48)})
+    set_attribute(tuning, "GRID", {"fg": (0.4, 0.6)})
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
+    import train
+    from iaunet import cli
+
+    make_small(setattr)
+    cli.run(train.main)
