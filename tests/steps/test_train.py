@@ -213,7 +213,7 @@ def test_what_is_odd_about_the_masks_is_logged_and_recorded(table, caplog):
         ("constant", "flat", 1),
     }
     assert "2 instances are in several pieces" in caplog.text
-    assert "(2 images, most in odd)" in caplog.text
+    assert "(images: 2, most in odd)" in caplog.text
 
 
 def only(table, *names):

@@ -436,8 +436,8 @@ def data_digest(data: Sequence[patches.Annotated]) -> str:
     """Return a checksum of all images and masks, as they were used."""
     digest = hashlib.sha256()
     for image in data:
-        digest.update(image.image.tobytes())
-        digest.update(image.labels.tobytes())
+        digest.update(image.image)
+        digest.update(image.labels)
     return digest.hexdigest()
 
 

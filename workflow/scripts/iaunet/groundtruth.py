@@ -33,7 +33,7 @@ def check(train: Sequence[Annotated], validation: Sequence[Annotated]) -> list[d
     seen: dict[str, tuple[str, str]] = {}
     for side, data in (("train", train), ("validation", validation)):
         for image in data:
-            pixels = hashlib.sha256(image.image.tobytes()).hexdigest()
+            pixels = hashlib.sha256(image.image).hexdigest()
             constant = image.image.size > 0 and bool((image.image == image.image.flat[0]).all())
             counts = {
                 "fragmented": int((image.pieces[1:] > 1).sum()),
@@ -68,7 +68,7 @@ def _log(found: Sequence[dict]) -> None:
             worst = max(rows, key=lambda row: row["count"])
             total = sum(row["count"] for row in rows)
             log.warning(
-                "ground truth: %d %s (%d images, most in %s)",
+                "ground truth: %d %s (images: %d, most in %s)",
                 total,
                 text,
                 len(rows),
