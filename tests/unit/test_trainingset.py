@@ -45,6 +45,11 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(fol
     monkeypatch.setattr(trainingset, "free_bytes", lambda: 600 * 16 - 1)
     with pytest.raises(InputError, match=r"needs 0.0 GB of memory for 600 voxels, .* leave images"):
         trainingset.check_memory(entries, path)
+    monkeypatch.setattr(trainingset, "free_bytes", lambda: 600 * 16)
+    trainingset.check_memory(entries, path)
+    validation = trainingset.read_table(table(folder, split="validation"))
+    with pytest.raises(InputError, match=r"needs 0\.0 GB"):
+        trainingset.check_memory(validation, path)
 
 
 def test_an_image_to_validate_with_goes_through_the_network_at_once(folder, monkeypatch):
