@@ -65,6 +65,7 @@ SIZES_HELP = (
     "median diameters, [z] y x, between which the model takes an image as it is; images outside "
     "are resampled, here and when the model is used"
 )
+PIXEL_HELP = "pixel size of all images of the table, [z] y x: others are resampled to it later"
 PAIRS_HELP = f"pairs of crops per step; default {recipes.PAIRS[2]}, in 3D {recipes.PAIRS[3]}"
 VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
 
@@ -77,6 +78,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--drawn-kind", choices=tuple(DRAWN), default="nuclei", help="what is drawn")
     add("--smallest-px", type=float, nargs="+", metavar="PX", help=SIZES_HELP)
     add("--largest-px", type=float, nargs="+", metavar="PX", help="see --smallest-px")
+    add("--pixel-um", type=float, nargs="+", metavar="UM", help=PIXEL_HELP)
     add("--ndim", type=int, choices=(2, 3), help="axes; needed when there is no table")
     add("--start", type=Path, help="model file whose weights the training starts from")
     add("--weights", nargs="*", default=[], metavar="TERM=WEIGHT", help=recipes.weights_help())
@@ -173,6 +175,8 @@ def load_data(
         raise InputError(f"{args.table or '--ndim'}: needs images of 2 or of 3 axes, found {ndims}")
     ndim = ndims.pop()
     sizes = size_range(args, ndim)
+    if args.pixel_um and not (len(args.pixel_um) == ndim and all(um > 0 for um in args.pixel_um)):
+        raise OptionError(f"--pixel-um: found {args.pixel_um}, needs {ndim} numbers above 0")
     trainingset.check_memory(entries, args.table)
     everything = []
     for entry in entries:
@@ -406,6 +410,7 @@ def model_meta(
         "max_offset": net.options["max_offset"],
         "max_sigma": net.options["max_sigma"],
         "diameter_px": size_range(args, net.ndim),
+        "pixel_um": args.pixel_um,
         "clustering": settings.as_dict(),
         "training": {
             "steps": trainer.step,

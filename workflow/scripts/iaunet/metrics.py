@@ -22,6 +22,7 @@ RATIOS = (
     "aji",
     "split_rate",
     "merge_rate",
+    "foreground_iou",
 )
 COUNTS = ("n_true", "tp_50", "fp_50", "fn_50")
 """Keys of `accuracy` that are scores, and those that are numbers of objects."""
@@ -212,6 +213,7 @@ def accuracy(overlap: Overlap) -> dict[str, object]:
         "aji": aggregated_jaccard(overlap),
         "split_rate": split_rate(overlap),
         "merge_rate": merge_rate(overlap),
+        "foreground_iou": foreground_iou([overlap]),
         "n_true": len(overlap.true_ids),
         "tp_50": tp_50,
         "fp_50": fp_50,
@@ -269,6 +271,13 @@ def merge_rate(overlap: Overlap) -> float | None:
             shared=overlap.shared,
         )
     )
+
+
+def foreground_iou(overlaps: Sequence[Overlap]) -> float | None:
+    """Return the IoU of all object voxels of some images, whichever object they belong to."""
+    shared = sum(int(one.shared.sum()) for one in overlaps)
+    areas = sum(int(one.true_areas.sum() + one.predicted_areas.sum()) for one in overlaps)
+    return _ratio(shared, areas - shared)
 
 
 def _ratio(part: float, whole: float) -> float | None:

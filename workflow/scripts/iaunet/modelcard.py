@@ -25,6 +25,13 @@ def command(options: Mapping[str, object], processes: int) -> str:
     return shlex.join(words)
 
 
+def sizes(diameter_px: Mapping[str, object] | None) -> str:
+    """Return which sizes of objects the model takes, in words."""
+    if diameter_px is None:
+        return "not fixed: images are never resampled"
+    return f"{diameter_px['smallest']} to {diameter_px['largest']}; other images are resampled"
+
+
 def card(meta: dict) -> str:
     """Return the model card: data, recipe, scores, licence."""
     scores, fit = meta["scores"], meta["training"]
@@ -47,7 +54,10 @@ def card(meta: dict) -> str:
         f"| weights of the loss | `{json.dumps(fit['weights'])}` |",
         f"| validation, pooled | AP50 {scores['ap50']} (mean of images "
         f"{scores['ap50_per_image']}), AP75 {scores['ap75']}, "
-        f"mean AP 0.5:0.95 {scores['ap_mean']}, F1 {scores['f1_50']} |",
+        f"mean AP 0.5:0.95 {scores['ap_mean']}, F1 {scores['f1_50']}, "
+        f"IoU of the foreground {scores['foreground_iou']} |",
+        f"| median diameters of objects, px | {sizes(meta['diameter_px'])} |",
+        f"| pixel size, um | {meta['pixel_um'] or 'not fixed'} |",
         f"| thresholds, fitted on these | `{json.dumps(meta['clustering'])}` |",
         f"| stride, dependency radius, block, px | {meta['stride']}, {meta['radius']}, "
         f"{meta['block']} |",

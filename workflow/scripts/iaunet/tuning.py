@@ -29,16 +29,13 @@ def start_settings(sizes: np.ndarray, ndim: int) -> clustering.Settings:
     return clustering.Settings.from_dict({"min_size": least, "smooth": 1}, ndim)
 
 
-def matches(
-    case: Case,
-    settings: clustering.Settings,
-    id_stride: Sequence[int],
-    thresholds: Sequence[float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the counts of `metrics.match_counts` of one image, where it is annotated."""
+def compared(
+    case: Case, settings: clustering.Settings, id_stride: Sequence[int]
+) -> metrics.Overlap:
+    """Return what the labels of one image share with the true ones, where it is annotated."""
     outputs, true = case
     found = clustering.label_array(outputs, settings, id_stride)
-    return metrics.match_counts(metrics.overlap(*metrics.where_annotated(true, found)), thresholds)
+    return metrics.overlap(*metrics.where_annotated(true, found))
 
 
 def pooled_ap(
@@ -52,7 +49,7 @@ def pooled_ap(
     """
     counts, single = [], []
     for case in cases:
-        counts.append(matches(case, settings, id_stride, SCORED))
+        counts.append(metrics.match_counts(compared(case, settings, id_stride), SCORED))
         ap = metrics.pooled(counts[-1:])
         single.append(np.mean([1.0 if value is None else value for value in ap]))
     return [value or 0.0 for value in metrics.pooled(counts)], float(np.mean(single))
@@ -96,7 +93,8 @@ def accuracy(
     id_stride: Sequence[int],
 ) -> dict[str, float | None]:
     """Return the pooled scores of the fitted model on its validation images."""
-    counts = [matches(case, settings, id_stride, metrics.THRESHOLDS) for case in cases]
+    overlaps = [compared(case, settings, id_stride) for case in cases]
+    counts = [metrics.match_counts(one) for one in overlaps]
     ap = metrics.pooled(counts)
     single = [metrics.pooled([count])[0] for count in counts]
     tp, fp, fn = (int(np.sum([c[k][0] for c in counts])) for k in range(3))
@@ -106,6 +104,7 @@ def accuracy(
         "ap75": ap[5],
         "ap_mean": float(np.mean([a or 0.0 for a in ap])),
         "f1_50": 2 * tp / max(1, 2 * tp + fp + fn),
+        "foreground_iou": metrics.foreground_iou(overlaps),
         "n_images": len(cases),
         "n_true": tp + fn,
     }
