@@ -17,14 +17,15 @@ OPTIONS = {
 BLOCK = {2: [64, 64], 3: [16, 32, 32]}
 
 
-def constructor(ndim):
-    return {"ndim": ndim, **OPTIONS[ndim], "max_offset": [20] * ndim, "max_sigma": [9] * ndim}
+def constructor(ndim, emb_dim=0):
+    limits = {"max_offset": [20] * ndim, "max_sigma": [9] * ndim}
+    return {"ndim": ndim, **OPTIONS[ndim], **limits, "emb_dim": emb_dim}
 
 
-def small_net(ndim, seed=0):
+def small_net(ndim, seed=0, emb_dim=0):
     """Return a network whose statistics are not symmetric, as after training."""
     torch.manual_seed(seed)
-    net = IAUNet(**constructor(ndim))
+    net = IAUNet(**constructor(ndim, emb_dim))
     for module in net.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             nn.init.uniform_(module.weight, 0.5, 1.5)

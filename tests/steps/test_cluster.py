@@ -15,9 +15,8 @@ CASES = {
 }
 
 
-def write_model(path, ndim, **clustering_values):
-    values = {"seed": 0.3, "min_size": 5, **clustering_values}
-    return write_header_model(path, ndim, clustering=values)
+def write_model(path, ndim, **changes):
+    return write_header_model(path, ndim, clustering={"seed": 0.3, "min_size": 5}, **changes)
 
 
 def prepare(folder, ndim, core_px, n_batches, drawn=None):
@@ -177,3 +176,32 @@ def test_a_missing_tile_of_a_neighbour_leaves_nothing_half_written(tmp_path):
     with pytest.raises(InputError, match="array 'fg' has no data for tile 3"):
         run_batch(tmp_path / "out", words, 0)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+MEAN_SHIFT = {"mode": "meanshift", "unit_px": 3, "min_size": 3}
+
+
+def shifted(folder, core_px, n_batches, drawn, emb_dim):
+    """Label stored outputs by mean-shift; return the labels."""
+    words, _, tiles = prepare(folder, 2, core_px, n_batches, drawn)
+    write_model(folder / "drawn.safetensors", 2, net={"emb_dim": emb_dim})
+    for batch in range(n_batches):
+        chosen = [f"{key}={value}" for key, value in MEAN_SHIFT.items()]
+        run_batch(folder, words, batch, "--set", *chosen)
+    reader = outputs.Reader([folder / f"{k}.zarr" for k in range(n_batches)], tiles)
+    return reader.read(outputs.LABELS, tuple(slice(0, n) for n in tiles["shape"]))
+
+
+def test_mean_shift_gives_the_same_labels_for_any_tiling_and_number_of_batches(tmp_path, rng):
+    drawn = drawn_outputs.sticks((90, 70), (4, 4), rng, n=25, emb_dim=3)
+    whole = shifted(tmp_path / "whole", (96, 96), 1, drawn, 3)
+    tiled = shifted(tmp_path / "tiled", (32, 16), 4, drawn, 3)
+    np.testing.assert_array_equal(tiled, whole)
+    settings = clustering.Settings.from_dict(MEAN_SHIFT, 2)
+    np.testing.assert_array_equal(whole, clustering.label_array(drawn, settings, (4, 4)))
+    assert len(np.unique(whole)) > 5
+
+
+def test_a_model_without_embeddings_is_named_when_they_are_compared(tmp_path):
+    with pytest.raises(InputError, match="compares embeddings, which the model has not; use vec"):
+        shifted(tmp_path, (96, 96), 1, None, 0)

@@ -163,3 +163,10 @@ def test_the_same_arrays_give_the_same_bytes(tmp_path):
         for name in ("one", "two")
     }
     assert files["one"] == files["two"]
+
+
+def test_embeddings_are_stored_when_there_are_some(tmp_path, rng):
+    drawn = drawn_outputs.sticks((40, 30), (4, 4), rng, n=9)
+    paths, tiles = drawn_outputs.store(tmp_path, drawn, (16, 16), (4, 4), 2)
+    found = outputs.Reader(paths, tiles).read("emb", (slice(3, 40), slice(0, 29)))
+    np.testing.assert_array_equal(found, drawn["emb"][:, 3:, :29])

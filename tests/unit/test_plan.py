@@ -1,5 +1,7 @@
 """How many batches an image has, and which tilings do not fit a model."""
 
+import re
+
 import pytest
 
 from iaunet import plan
@@ -48,3 +50,21 @@ def test_a_tiling_that_does_not_fit_is_explained(core, halo, says):
 def test_a_tiling_that_fits_has_no_problems():
     assert plan.tiling_problems([32, 64], [31, 0], stride=(4, 4), block=(64, 64)) == []
     assert plan.tiling_problems(None, None, stride=(4, 4), block=(64, 64)) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "emb_dim", "message"),
+    [
+        ({}, 0, None),
+        ({"seed_window": [1, 2]}, 0, None),
+        ({"seed_window": [1, 2, 2]}, 0, r"seed_window: found \[1, 2, 2\], needs 2 numbers"),
+        ({"mode": "meanshift"}, 8, None),
+        ({"mode": "meanshift", "vectors": "spatial"}, 0, None),
+        ({"mode": "meanshift", "vectors": "conv"}, 0, "vectors conv compares embeddings"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_named(overrides, emb_dim, message):
+    meta = {"ndim": 2, "clustering": {"mode": "local"}, "net": {"emb_dim": emb_dim}}
+    found = plan.clustering_problems(overrides, meta)
+    assert len(found) == (message is not None)
+    assert all(re.search(message, text) for text in found)

@@ -44,9 +44,9 @@ def assembled(net, image, core_px, **options):
     return whole
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_neither_tiles_nor_threads_change_one_bit_of_the_outputs(ndim, rng):
-    net = small_net(ndim)
+@pytest.mark.parametrize(("ndim", "emb_dim"), [(2, 0), (3, 0), (2, 3)])
+def test_neither_tiles_nor_threads_change_one_bit_of_the_outputs(ndim, emb_dim, rng):
+    net = small_net(ndim, emb_dim=emb_dim)
     image = rng.normal(0.4, 0.4, SHAPE[ndim]).astype(np.float32)
     first = None
     for k, core in enumerate(CORES[ndim]):
@@ -55,6 +55,7 @@ def test_neither_tiles_nor_threads_change_one_bit_of_the_outputs(ndim, rng):
         for name, array in first.items():
             np.testing.assert_array_equal(array, found[name], err_msg=f"{name}, core {core}")
     assert first["fg"].std() > 1
+    assert ("emb" in first) == bool(emb_dim)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -115,11 +116,12 @@ def test_outputs_are_hidden_exactly_where_there_is_no_foreground(rng):
         "off": np.full((2, 8, 8), -5, np.int16),
         "lsig": np.full((2, 8, 8), 7, np.uint8),
         "id": np.full((16, 2, 2), 3, np.int8),
+        "emb": np.full((4, 8, 8), -9, np.int16),
     }
     fixed["fg"][:4, 4:] = 0
     shown = predict.hide_background(fixed)
     background = fixed["fg"] < fixedpoint.FG_FLOOR
-    for name in ("seed", "off", "lsig"):
+    for name in ("seed", "off", "lsig", "emb"):
         assert (shown[name][..., background] == 0).all()
         assert (shown[name][..., ~background] == fixed[name][..., ~background]).all()
     assert (shown["id"][:, 0, 1] == 0).all()

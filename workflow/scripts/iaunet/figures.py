@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -137,3 +138,32 @@ def training_curves(history: Sequence[dict[str, float]]) -> bytes:
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     return stream.getvalue()
+
+
+def labelled(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> bytes:
+    """Draw a table of pictures as PNG: floats are grey from 0 to 1, labels have colours."""
+    with mpl.rc_context(STYLE):
+        size = (1.9 * len(titles), 1.9 * len(rows) + 0.5)
+        figure = Figure(figsize=size, layout="constrained")
+        for place, axes in zip(
+            rows, figure.subplots(len(rows), len(titles), squeeze=False), strict=True
+        ):
+            for picture, axis in zip(place, axes, strict=True):
+                axis.set_axis_off()
+                if picture.dtype.kind == "f":
+                    axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+                else:
+                    axis.imshow(_coloured(picture), interpolation="nearest")
+        for title, axis in zip(titles, figure.axes, strict=False):
+            axis.set_title(textwrap.fill(title, 26), fontsize=7)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _coloured(labels: np.ndarray) -> np.ndarray:
+    """Return RGB of labels: colours in the order of the labels, white background."""
+    ids, which = np.unique(labels, return_inverse=True)
+    colours = mpl.colormaps["tab20"](np.arange(len(ids)) % 20)[:, :3]
+    colours[ids == 0] = 1
+    return colours[which.reshape(labels.shape)]
