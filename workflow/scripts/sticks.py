@@ -57,7 +57,7 @@ N_IMAGES = {VALIDATION: 12, TEST: 64}
 N_WORST = 6
 START = {"mode": "meanshift", "unit_px": UNIT_PX, "window_px": 100, "min_size": 100}
 GRID = {
-    "bandwidth": (0.5, 0.75, 1.0, 1.5, 2.0, 2.5),
+    "bandwidth": (0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
     "fg": (0.3, 0.5, 0.7),
     "min_size": (50, 100, 200, 300),
 }
@@ -103,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found[f"connected components of the foreground of {vectors}"] = [
             ndimage.label(one["fg"] >= settings.fg_least)[0] for one in outputs
         ]
-        found[f"mean-shift, {vectors}"] = [
-            clustering.label_array(one, settings, net.id_stride) for one in outputs
-        ]
+        found[f"mean-shift, {vectors}"] = labels_of(outputs, settings)
         save_model(args.output / f"sticks-{vectors}.safetensors", trainer, net, settings)
     rows = [{"method": name, **scores(test, labels)} for name, labels in found.items()]
     for row in rows:
@@ -196,18 +194,22 @@ def fitted(
     outputs: Sequence[dict[str, np.ndarray]], images: Sequence[patches.Annotated], vectors: str
 ) -> clustering.Settings:
     """Return the settings of the best mean AP, searched one after the other."""
-    values: dict[str, object] = START | {"vectors": vectors}
-    best = -1.0
-    for name, candidates in GRID.items():
-        for candidate in candidates:
-            trial = clustering.Settings.from_dict(values | {name: candidate}, 2)
-            labels = [clustering.label_array(one, trial, None) for one in outputs]
-            score = scores(images, labels)["ap_mean"]
-            if score > best:
-                best, chosen = score, candidate
-        values = values | {name: chosen}
-        log.info("%s: %s %s, mean AP %.3f", vectors, name, chosen, best)
-    return clustering.Settings.from_dict(values, 2)
+    settings, best = clustering.Settings.from_dict(START | {"vectors": vectors}, 2), -1.0
+    for name, values in GRID.items():
+        for value in values:
+            trial = clustering.Settings.from_dict(settings.as_dict() | {name: value}, 2)
+            score = scores(images, labels_of(outputs, trial))
+            if score["ap_mean"] > best:
+                settings, best = trial, score["ap_mean"]
+        log.info("%s: %s %s, %s", vectors, name, getattr(settings, name), best)
+    return settings
+
+
+def labels_of(
+    outputs: Sequence[dict[str, np.ndarray]], settings: clustering.Settings
+) -> list[np.ndarray]:
+    """Return the labels of every image."""
+    return [clustering.label_array(one, settings, None) for one in outputs]
 
 
 def classical(

@@ -363,35 +363,37 @@ def _shifted(
     bounds: Bounds,
     id_stride: Sequence[int] | None,
 ) -> "tuple[_Seeds, _Fit, np.ndarray, np.ndarray] | None":
-    """Return the same as `_fitted` of mode meanshift; there is always a seed."""
+    """Return the same as `_fitted` of mode meanshift; an object is named after its best voxel."""
     where = np.nonzero(_volume(fg) >= settings.fg_least)
-    off, points = _points(read, where, wide_box, settings, bounds)
     voxel = np.stack(where, axis=1) + _three(grid.origin(wide_box), 0)
-    margin_px = (settings.smooth,) * fg.ndim
-    score, origin = _scores(read, wide_box, image_shape, settings, margin_px)
+    off, points = _points(read, where, wide_box, settings, bounds)
+    modes = meanshift.seeds(*meanshift.modes(points, settings.kernel), settings.kernel)
+    place = voxel - _three(grid.origin(box), 0)
+    inside = ((place >= 0) & (place < _three(grid.box_shape(box), 1))).all(axis=1)
+    voxel, place = voxel[inside], place[inside]
+    mode = meanshift.owners(points[inside], modes, settings.kernel)
+    score, origin = _scores(read, box, image_shape, settings, (settings.smooth,) * fg.ndim)
     score = score[tuple((voxel - origin).T)].astype(np.int64)
 
-    modes, density = meanshift.modes(points, settings.kernel)
-    chosen = meanshift.seeds(modes, density, score, settings.kernel)
+    best_first = np.lexsort((np.arange(len(mode)), -score, mode))
+    found, first, size = np.unique(mode[best_first], return_index=True, return_counts=True)
+    kept = (found >= 0) & (size >= settings.min_size)
+    if not kept.any():
+        return None
+    best = np.sort(best_first[first[kept]])  # in the order of voxels, hence of gid
     level = round(fixedpoint.SCALE["lsig"] * math.log(max(1.0, settings.kernel.sigma_px)))
     seeds = _Seeds(
-        _gids(voxel[chosen], image_shape),
-        score[chosen],
-        voxel[chosen],
-        modes[chosen, :3],
-        np.full((len(chosen), 3), min(level, 255)),
+        _gids(voxel[best], image_shape),
+        score[best],
+        voxel[best],
+        modes[mode[best], :3],
+        np.full((len(best), 3), min(level, 255)),
     )
     fit = _Fit.of(read, seeds, off, box, wide_box, replace(settings, identity=0.0), id_stride)
-    place = voxel - fit.inner
-    inside = ((place >= 0) & (place < fit.shape)).all(axis=1)
-    owners = np.full(len(points), -1)
-    owners[inside] = meanshift.owners(points[inside], modes[chosen], settings.kernel)
-    sizes = np.bincount(owners[inside] + 1, minlength=len(chosen) + 1)[1:]
-    # As in mode local, an object has its seed voxel, after which it is named.
-    good = (owners[chosen] == np.arange(len(chosen))) & (sizes >= settings.min_size)
+    number = np.zeros(len(modes) + 1, dtype=np.int32)  # the last is that of no mode, -1
+    number[mode[best]] = np.arange(1, len(best) + 1)
     owner = np.zeros(fit.shape + 2 * fit.margin, dtype=np.int32)
-    kept = np.where(good[owners[inside]], owners[inside] + 1, 0)
-    owner[tuple((place[inside] + fit.margin).T)] = np.where(owners[inside] < 0, 0, kept)
+    owner[tuple((place + fit.margin).T)] = number[mode]
     return seeds, fit, off, owner
 
 

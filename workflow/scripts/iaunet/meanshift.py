@@ -3,8 +3,8 @@
 The clustering of the discriminative loss (De Brabandere et al., arXiv 1708.02551, section 3.2:
 flat kernel, modes, thresholds around them) takes one object after another, anywhere in the
 image. Here every voxel moves `STEPS` times, all at once, over points that stay where they are;
-the densest modes of each neighbourhood are the seeds; a voxel belongs to the nearest seed. No
-result depends on the order of voxels, and none on voxels farther away than `reach`.
+the densest mode of each neighbourhood is a seed; a voxel belongs to the nearest seed. No result
+depends on the order of voxels, and none on voxels farther away than `reach`.
 
 A point is a row of integers: position z, y, x in 1/16 px, then the embedding in 1/1024. Two
 points are neighbours when their weighted squared distance is at most `Kernel.most` and they are
@@ -89,7 +89,7 @@ def reach(kernel: Kernel, off: Sequence[int]) -> tuple[tuple[int, ...], tuple[in
 
 
 def modes(points: np.ndarray, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
-    """Return where every point comes to rest, or is after `STEPS`, and how many are near there.
+    """Return where points are after `STEPS`, each place once, and how many points are near it.
 
     Parameters
     ----------
@@ -97,40 +97,30 @@ def modes(points: np.ndarray, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
 
     Returns
     -------
-    (n, 3 + E) int64, (n,) int64
+    (m, 3 + E) int64, rows sorted; (m,) int64
     """
     bins = kernels.bins(points[:, :3], kernel.window)
     ordered = points[bins[0]]
-    here, which = points, np.arange(len(points))
+    near = kernel.near(points.shape[1])
+    here = points
     for _ in range(STEPS):
-        # Points with the same neighbours have the same mean: soon there are few of them.
-        here, same = np.unique(_means(here, ordered, *bins[1:], *kernel.near(points.shape[1]))[0],
-                               axis=0, return_inverse=True)  # fmt: skip
-        which = same.reshape(-1)[which]
-    density = _means(here, ordered, *bins[1:], *kernel.near(points.shape[1]))[1]
-    return here[which], density[which]
+        # Points with the same neighbours have the same mean: soon there are few places.
+        here = np.unique(_means(here, ordered, *bins[1:], *near)[0], axis=0)
+    return here, _means(here, ordered, *bins[1:], *near)[1]
 
 
-def seeds(modes: np.ndarray, density: np.ndarray, score: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """Return the points, ascending, whose mode no better one is near.
-
-    The better of two has the larger density, then the larger score, then comes first.
-    """
-    best_first = np.lexsort((np.arange(len(modes)), -score, -density))
-    rank = np.empty_like(best_first)
-    rank[best_first] = np.arange(len(modes))
-    _, which = np.unique(modes[best_first], axis=0, return_index=True)
-    candidates = best_first[which]  # the best point of every mode
-    of_candidates = modes[candidates]
-    bins = kernels.bins(of_candidates[:, :3], kernel.window)
-    beaten = _beaten(of_candidates, rank[candidates], *bins, *kernel.near(modes.shape[1]))
-    return np.sort(candidates[~beaten])
-
-
-def owners(points: np.ndarray, modes: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """Return for every point the nearest mode, of equals the first; -1 where none is near."""
+def seeds(modes: np.ndarray, density: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """Return the modes that no better one is near: a larger density, else an earlier row."""
+    rank = np.empty(len(modes), dtype=np.int64)
+    rank[np.argsort(-density, kind="stable")] = np.arange(len(modes))
     bins = kernels.bins(modes[:, :3], kernel.window)
-    return _nearest(points, modes, *bins, *kernel.near(modes.shape[1]))
+    return modes[~_beaten(modes, rank, *bins, *kernel.near(modes.shape[1]))]
+
+
+def owners(points: np.ndarray, seeds: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """Return for every point the nearest seed, of equals the first; -1 where none is near."""
+    bins = kernels.bins(seeds[:, :3], kernel.window)
+    return _nearest(points, seeds, *bins, *kernel.near(points.shape[1]))
 
 
 @njit(cache=True, nogil=True)
