@@ -79,6 +79,9 @@ def test_pairs_are_scored_one_by_one_and_together(pair, tmp_path, capsys):
     assert found["ap50_pooled"] == tp / (tp + fp + fn)
     assert found["ap50_mean"] == pytest.approx(one["ap50"] / 2)
     assert found["f1_50_pooled"] == 2 * tp / (2 * tp + fp + fn)
+    assert found["pq_pooled"] == pytest.approx(
+        one["pq"] * (tp + fp / 2 + one["fn_50"] / 2) / (tp + fp / 2 + fn / 2)
+    )
     assert [image["ap50"] for image in found["images"]] == [one["ap50"], 0, None]
     assert found["n_images"] == 3
     evaluate.main(["--pairs", str(tmp_path / "pairs.csv"), "--output-csv", str(tmp_path / "s.csv")])

@@ -107,6 +107,8 @@ def together(rows: Sequence[dict], counts: Sequence[tuple]) -> dict[str, object]
     ap = metrics.pooled(counts)
     tp, fp, fn = (sum(row[name] for row in rows) for name in ("tp_50", "fp_50", "fn_50"))
     some = [value for value in ap if value is not None]
+    weight = [row["tp_50"] + row["fp_50"] / 2 + row["fn_50"] / 2 for row in rows]
+    iou = sum(w * row["pq"] for w, row in zip(weight, rows, strict=True) if w)
     found = {
         "n_images": len(rows),
         "n_true": sum(row["n_true"] for row in rows),
@@ -118,6 +120,7 @@ def together(rows: Sequence[dict], counts: Sequence[tuple]) -> dict[str, object]
         "ap_mean_pooled": float(np.mean(some)) if some else None,
         "ap_pooled": ap,
         "f1_50_pooled": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
+        "pq_pooled": iou / sum(weight) if sum(weight) else None,
     }
     for name in metrics.RATIOS:
         values = [row[name] for row in rows if row[name] is not None]

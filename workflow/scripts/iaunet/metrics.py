@@ -158,7 +158,7 @@ def match_counts(
     """
     if min(thresholds, default=1) <= 0:
         raise ValueError(f"IoU thresholds must be above 0, got {tuple(thresholds)}")
-    tp = np.array([len(_matched(overlap, t)) for t in thresholds], dtype=np.int64)
+    tp = np.array([len(matched_pairs(overlap, t)) for t in thresholds], dtype=np.int64)
     return tp, len(overlap.predicted_ids) - tp, len(overlap.true_ids) - tp
 
 
@@ -196,7 +196,7 @@ def accuracy(overlap: Overlap) -> dict[str, object]:
     ap = pooled([(tp, fp, fn)])
     tp_50, fp_50, fn_50 = (int(count[THRESHOLDS.index(0.5)]) for count in (tp, fp, fn))
     n_objects = tp_50 + fp_50 + fn_50
-    matched_iou = _iou(overlap)[_matched(overlap, 0.5)]
+    matched_iou = _iou(overlap)[matched_pairs(overlap, 0.5)]
 
     def or_none(value: float) -> float | None:
         return float(value) if n_objects else None
@@ -321,7 +321,7 @@ def _iou(overlap: Overlap) -> np.ndarray:
     return (overlap.shared / (true_area + predicted_area - overlap.shared)).astype(np.float32)
 
 
-def _matched(overlap: Overlap, threshold: float) -> np.ndarray:
+def matched_pairs(overlap: Overlap, threshold: float) -> np.ndarray:
     """Return which pairs a largest assignment with IoU >= threshold contains."""
     candidates = np.flatnonzero(_iou(overlap) >= np.float32(threshold))
     if len(candidates) == 0 or threshold > 0.51:
