@@ -55,9 +55,10 @@ def segment(
 
 
 def without_small(labels: np.ndarray, min_size: int) -> np.ndarray:
-    """Return the labels without objects of fewer than `min_size` pixels."""
-    small = np.bincount(labels.ravel()) < min_size
-    return np.where(small[labels], 0, labels).astype(np.int32)
+    """Return labels 1..n, int32, without objects of fewer than `min_size` pixels."""
+    kept = np.bincount(labels.ravel()) >= min_size
+    kept[0] = False
+    return (np.cumsum(kept) * kept)[labels].astype(np.int32)
 
 
 def fit(train: Sequence[Case], chosen: Sequence[Case], options: Options) -> Fitted:

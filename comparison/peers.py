@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "workflow/scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow/scripts"))
 
 import annotated
 from fitting import Fitted, Options

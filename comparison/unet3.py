@@ -16,9 +16,9 @@ from skimage import segmentation
 import train as ours
 from annotated import Case, spread
 from fitting import Budget, Fitted, Options, best_settings, scored
-from iaunet import losses, patches
+from iaunet import losses, normalize, patches
 from iaunet.net import IAUNet
-from iaunet.predict import laid_out
+from iaunet.predict import CLIP, laid_out
 from iaunet.training import Average, Prefetch, learning_rate_factor
 from otsu_watershed import without_small
 
@@ -86,26 +86,27 @@ def _train(
     average = Average(net, EMA)
     sampler = patches.Sampler(data, ours.CROP[2], ours.PAIRS[2], ours.AUGMENTATION[2], options.seed)
     prefetch = Prefetch(sampler.batch, 0)
-    budget, step, looks = Budget(options.minutes), 0, 0
+    budget, step = Budget(options.minutes), 0
     best: dict = {"score": -1.0}
     history: list[dict[str, float]] = []
     total = []
-    while budget.share < 1 or not history:
-        for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * learning_rate_factor(budget.share)
-        total.append(_step(net, optimiser, prefetch.next()))
-        average.update(net, step)
-        step += 1
-        if int(N_LOOKS * budget.share) > looks:
-            looks = int(N_LOOKS * budget.share)
-            score = _score(ours.rebuilt(net, average.state), known)
-            history.append({"step": step, "loss": float(np.mean(total)), "score": score})
-            log.info("%s", history[-1])
-            total = []
-            if score >= best["score"]:
-                weights = {key: value.clone() for key, value in average.state.items()}
-                best = {"score": score, "step": step, "weights": weights}
-    prefetch.close()
+    try:
+        while budget.share < 1:
+            for group in optimiser.param_groups:
+                group["lr"] = LEARNING_RATE * learning_rate_factor(budget.share)
+            total.append(_step(net, optimiser, prefetch.next()))
+            average.update(net, step)
+            step += 1
+            if int(N_LOOKS * budget.share) > len(history):
+                score = _score(ours.rebuilt(net, average.state), known)
+                history.append({"step": step, "loss": float(np.mean(total)), "score": score})
+                log.info("%s", history[-1])
+                total = []
+                if score >= best["score"]:
+                    weights = {key: value.clone() for key, value in average.state.items()}
+                    best = {"score": score, "step": step, "weights": weights}
+    finally:
+        prefetch.close()
     facts = {
         "steps": step,
         "minutes": round(budget.minutes, 2),
@@ -166,8 +167,12 @@ def instances(
 
 
 def _annotated(cases: Sequence[Case]) -> list[patches.Annotated]:
-    return [ours.prepared(case.name, case.group, case.image, case.labels) for case in cases]
+    return [
+        patches.annotate(case.name, case.group, _scaled(case.image), case.labels, (1.0, 1.0))
+        for case in cases
+    ]
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:
-    return ours.prepared("", "", image, np.zeros(image.shape, np.int32)).image
+    limits = normalize.limits(image, ours.PERCENTILES)
+    return normalize.scale(image, limits.low, limits.high).clip(*CLIP)
