@@ -1,6 +1,5 @@
 """Annotated images of a training table, split as the training splits them."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import images, labelfiles, tables
+from iaunet import trainingset
 from iaunet.errors import InputError
 
-VALIDATION_SHARE = 0.15
 SIDES = ("train", "validation")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table: which image, which mask, which side of the split."""
-
-    name: str
-    group: str
-    side: str
-    path: Path
-    reference: Path
 
 
 @dataclass(frozen=True)
@@ -36,61 +23,36 @@ class Case:
     labels: np.ndarray
 
 
-def read_rows(table: Path) -> list[Row]:
-    """Return the rows of a training table.
+def entries_of(table: Path, side: str) -> list[trainingset.Entry]:
+    """Return the rows of one side of the split; there is at least one.
 
     Raises
     ------
     InputError
-        A name that cannot be a file name or stands twice, no reference, or an unknown split.
+        A name that cannot be a file name or stands twice, an image that is not 2D or that is
+        annotated in a part of it only, or no image on this side.
     """
-    rows: dict[str, Row] = {}
-    for line, row in tables.read_images(table).iterrows():
-        name, split = row["image"], row.get("split", "")
-        where = f"{table}, line {line}"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name) or name in rows:
+    entries = trainingset.read_table(table)
+    names = [entry.name for entry in entries]
+    for entry in entries:
+        good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", entry.name)
+        if not good or names.count(entry.name) > 1:
             raise InputError(
-                f"{where}: image '{name}': needs a name of letters, digits, '.', '_', '-' that "
-                "stands once"
+                f"{table}: image '{entry.name}': needs a name of letters, digits, '.', '_', '-' "
+                "that stands once"
             )
-        if not row["reference"]:
-            raise InputError(f"{where}: no reference; a comparison needs a mask")
-        if split not in ("", *SIDES):
-            raise InputError(f"{where}: split is '{split}', needs {' or '.join(SIDES)}")
-        group = row["group"] or name
-        paths = (Path(table).parent / row[key] for key in ("path", "reference"))
-        rows[name] = Row(name, group, split or side_of(group), *paths)
-    return list(rows.values())
-
-
-def side_of(group: str) -> str:
-    """Return train or validation by the hash of a group, as `train.side_of` does."""
-    number = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big")
-    return "validation" if number / 2**32 < VALIDATION_SHARE else "train"
-
-
-def rows_of(table: Path, side: str) -> list[Row]:
-    """Return the rows of one side of the split; there is at least one."""
-    rows = [row for row in read_rows(table) if row.side == side]
-    if not rows:
+        if entry.image.ndim != 2 or entry.roi is not None:
+            raise InputError(f"{table}: image '{entry.name}': peers need 2D images without a roi")
+    found = [entry for entry in entries if entry.side == side]
+    if not found:
         raise InputError(f"{table}: no image for {side}; add some, or a column split")
-    return rows
+    return found
 
 
-def load(row: Row) -> Case:
+def load(entry: trainingset.Entry) -> Case:
     """Read image and mask of a row."""
-    image, labels = images.open_image(row.path), labelfiles.open_labels(row.reference)
-    if image.ndim != 2 or image.shape != labels.shape:
-        raise InputError(
-            f"{row.path}: shape {image.shape}, its mask {row.reference} has {labels.shape}; "
-            "needs two axes and equal shapes"
-        )
-    return Case(row.name, row.group, whole(image), whole(labels))
-
-
-def whole(image: images.Image) -> np.ndarray:
-    """Return all pixels of an opened image."""
-    return image.read(tuple(slice(0, n) for n in image.shape))
+    image, labels, _ = entry.read()
+    return Case(entry.name, entry.group, image, labels)
 
 
 def spread(cases: Sequence[Case], count: int) -> list[Case]:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow/scripts")
 import annotated
 import evaluate
 import pictures
-from iaunet import cli, labelfiles, metrics, tables
+from iaunet import cli, labelfiles, metrics, tables, trainingset
 from iaunet.errors import InputError, OptionError
 
 log = logging.getLogger("compare")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score, print, write tables and figure."""
     args = parse_args(argv)
     recorder = cli.Recorder("compare", args)
-    rows = annotated.rows_of(args.table, "validation")
+    rows = annotated.entries_of(args.table, "validation")
     paths = {
         name: [labels_path(folder, row.name) for row in rows]
         for name, folder in args.folders.items()
@@ -113,10 +113,10 @@ def labels_path(folder: Path, name: str) -> Path:
     raise InputError(f"{folder}: no {choices[0].name} and no {name}/{choices[1].name}")
 
 
-def overlaps_of(paths: Sequence[Path], rows: Sequence[annotated.Row]) -> list[metrics.Overlap]:
+def overlaps_of(paths: Sequence[Path], rows: Sequence[trainingset.Entry]) -> list[metrics.Overlap]:
     """Return true against predicted objects, image by image."""
     return [
-        labelfiles.overlap(labelfiles.open_labels(row.reference), labelfiles.open_labels(path))
+        labelfiles.overlap(row.mask, labelfiles.open_labels(path))
         for path, row in zip(paths, rows, strict=True)
     ]
 
@@ -134,7 +134,7 @@ def summary(overlaps: Sequence[metrics.Overlap]) -> dict[str, object]:
 
 
 def per_image(
-    method: str, rows: Sequence[annotated.Row], overlaps: Sequence[metrics.Overlap]
+    method: str, rows: Sequence[trainingset.Entry], overlaps: Sequence[metrics.Overlap]
 ) -> list[dict[str, object]]:
     """Return one row per image: what the differences and the worst images rest on."""
     return [
@@ -283,7 +283,7 @@ def lines(header: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 def draw_worst(
     path: Path,
-    rows: Sequence[annotated.Row],
+    rows: Sequence[trainingset.Entry],
     paths: Mapping[str, Sequence[Path]],
     overlaps: Mapping[str, Sequence[metrics.Overlap]],
 ) -> None:
@@ -296,9 +296,9 @@ def draw_worst(
     for k in ranked[:N_WORST]:
         case = annotated.load(rows[k])
         found = {
-            f"{name} {pictures.number(score[name][k])}": annotated.whole(
-                labelfiles.open_labels(paths[name][k])
-            )
+            f"{name} {pictures.number(score[name][k])}": labelfiles.open_labels(
+                paths[name][k]
+            ).read()
             for name in shown
         }
         sheets.append((case.name, case.image, {"truth": case.labels} | found))

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     recorder = cli.Recorder("peers", args)
     sides = {
-        side: [annotated.load(row) for row in annotated.rows_of(args.table, side)]
+        side: [annotated.load(entry) for entry in annotated.entries_of(args.table, side)]
         for side in annotated.SIDES
     }
     log.info("%d images to fit, %d to segment", *(len(sides[side]) for side in annotated.SIDES))

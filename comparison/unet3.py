@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from scipy import ndimage
 from skimage import segmentation
 
-import train as ours
 from annotated import Case, spread
 from fitting import Budget, Fitted, Options, best_settings, scored
-from iaunet import losses, normalize, patches
+from iaunet import losses, normalize, patches, recipes
 from iaunet.net import IAUNet
 from iaunet.predict import CLIP, laid_out
-from iaunet.training import Average, Prefetch, learning_rate_factor
+from iaunet.training import Average, Prefetch, learning_rate_factor, rebuilt
 from otsu_watershed import without_small
+from train import PERCENTILES
 
 log = logging.getLogger("unet3")
 
@@ -60,7 +60,7 @@ def fit(train: Sequence[Case], chosen: Sequence[Case], options: Options) -> Fitt
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     data, known = _annotated(train), _annotated(chosen)
-    net = IAUNet(2, **ours.NET[2], max_offset=(8, 8), max_sigma=(4, 4), outline=True)
+    net = IAUNet(2, **recipes.NET[2], max_offset=(8, 8), max_sigma=(4, 4), outline=True)
     net.to(memory_format=torch.channels_last)
     best, facts = _train(net, data, known, options)
     net.load_state_dict(best)
@@ -84,7 +84,9 @@ def _train(
     """Take steps until the budget is spent; return the averaged weights of the best look."""
     optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     average = Average(net, EMA)
-    sampler = patches.Sampler(data, ours.CROP[2], ours.PAIRS[2], ours.AUGMENTATION[2], options.seed)
+    sampler = patches.Sampler(
+        data, recipes.CROP[2], recipes.PAIRS[2], recipes.AUGMENTATION[2], options.seed
+    )
     prefetch = Prefetch(sampler.batch, 0)
     budget, step = Budget(options.minutes), 0
     best: dict = {"score": -1.0}
@@ -98,7 +100,7 @@ def _train(
             average.update(net, step)
             step += 1
             if int(N_LOOKS * budget.share) > len(history):
-                score = _score(ours.rebuilt(net, average.state), known)
+                score = _score(rebuilt(net, average.state), known)
                 history.append({"step": step, "loss": float(np.mean(total)), "score": score})
                 log.info("%s", history[-1])
                 total = []
@@ -110,7 +112,7 @@ def _train(
     facts = {
         "steps": step,
         "minutes": round(budget.minutes, 2),
-        "crops_per_step": 2 * ours.PAIRS[2],
+        "crops_per_step": 2 * recipes.PAIRS[2],
         "best_step": best["step"],
         "history": history,
     }
@@ -174,5 +176,5 @@ def _annotated(cases: Sequence[Case]) -> list[patches.Annotated]:
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:
-    limits = normalize.limits(image, ours.PERCENTILES)
+    limits = normalize.limits(image, PERCENTILES)
     return normalize.scale(image, limits.low, limits.high).clip(*CLIP)

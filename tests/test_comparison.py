@@ -17,8 +17,7 @@ import evaluate
 import fitting
 import otsu_watershed
 import peers
-import train
-from iaunet import metrics, synthetic
+from iaunet import metrics, recipes, synthetic
 from iaunet.errors import InputError, OptionError
 from runs import REPOSITORY
 
@@ -85,11 +84,6 @@ def test_requirements_are_pinned_once_and_never_differ_from_those_of_the_workflo
     assert {"stardist", "csbdeep", "tensorflow-cpu", "numpy"} <= theirs.keys()
 
 
-@pytest.mark.parametrize("group", ["", "m_003cee8935", "plate 7", "ü"])
-def test_groups_are_on_the_side_where_our_training_has_them(group):
-    assert annotated.side_of(group) == train.side_of(group)
-
-
 def test_the_commands_find_the_library_and_answer_help():
     for name in ("peers.py", "compare.py"):
         command = [sys.executable, str(FOLDER / name), "--help"]
@@ -133,10 +127,10 @@ def test_the_search_climbs_until_no_setting_improves():
 
 
 def test_the_three_class_network_segments_after_a_short_training(table, monkeypatch):
-    plain = dataclasses.replace(train.AUGMENTATION[2], zoom=(0.8, 1.2), small_px=0)
-    monkeypatch.setattr(train, "CROP", {2: (64, 64)})
-    monkeypatch.setattr(train, "PAIRS", {2: 1})
-    monkeypatch.setattr(train, "AUGMENTATION", {2: plain})
+    plain = dataclasses.replace(recipes.AUGMENTATION[2], zoom=(0.8, 1.2), small_px=0)
+    monkeypatch.setattr(recipes, "CROP", {2: (64, 64)})
+    monkeypatch.setattr(recipes, "PAIRS", {2: 1})
+    monkeypatch.setattr(recipes, "AUGMENTATION", {2: plain})
     out = run_peer("unet3", table, "validation")
     assert tifffile.imread(out / "i2.tif").shape == (96, 112)
     facts = json.loads((out / "peer.json").read_text())
@@ -168,18 +162,19 @@ def test_a_budget_of_nothing_is_a_wrong_option(table, option):
 
 
 BAD_TABLES = [
-    ("../x,a.tif,b.tif,", "needs a name of letters"),
-    ("a,a.tif,,", "no reference; a comparison needs a mask"),
-    ("a,a.tif,b.tif,test", "split is 'test', needs train or validation"),
-    ("a,a.tif,b.tif,train", "no image for validation"),
+    ("../x,0.tif,0-mask.tif,", "needs a name of letters"),
+    ("a,0.tif,0-mask.tif,\na,1.tif,1-mask.tif,", "that stands once"),
+    ("a,0.tif,0-mask.tif,train", "no image for validation"),
+    ("a,3d.tif,3d.tif,train", "peers need 2D images"),
 ]
 
 
-@pytest.mark.parametrize(("row", "message"), BAD_TABLES)
-def test_a_bad_table_says_what_is_wrong(tmp_path, row, message):
-    (tmp_path / "t.csv").write_text(f"image,path,reference,split\n{row}\n")
+@pytest.mark.parametrize(("rows", "message"), BAD_TABLES)
+def test_a_bad_table_says_what_is_wrong(table, rows, message):
+    tifffile.imwrite(table.parent / "3d.tif", np.ones((4, 20, 20), np.uint8))
+    table.write_text(f"image,path,reference,split\n{rows}\n")
     with pytest.raises(InputError, match=message):
-        annotated.rows_of(tmp_path / "t.csv", "validation")
+        annotated.entries_of(table, "validation")
 
 
 def test_the_truth_scores_1_and_nothing_scores_0(table, drawn, tmp_path, capsys):
