@@ -20,10 +20,10 @@ from iaunet.net import IAUNet
 from iaunet.predict import CLIP, laid_out
 from iaunet.training import Average, Prefetch, learning_rate_factor, rebuilt
 from otsu_watershed import without_small
-from train import PERCENTILES
 
 log = logging.getLogger("unet3")
 
+PERCENTILES = (1, 99.8)
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-4
 EMA = 0.998

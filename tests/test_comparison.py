@@ -17,6 +17,7 @@ import evaluate
 import fitting
 import otsu_watershed
 import peers
+import train
 from iaunet import metrics, recipes, synthetic
 from iaunet.errors import InputError, OptionError
 from runs import REPOSITORY
@@ -138,6 +139,10 @@ def test_the_three_class_network_segments_after_a_short_training(table, monkeypa
     assert set(facts["settings"]) == {"inside", "foreground", "min_size"}
 
 
+def test_the_three_class_network_sees_images_scaled_as_ours_does():
+    assert peers.peer_named("unet3").PERCENTILES == train.PERCENTILES
+
+
 def test_insides_grow_to_the_end_of_the_foreground_and_do_not_merge():
     probability = np.zeros((2, 9, 20), np.float32)
     probability[0, 2:7, 2:9] = probability[0, 2:7, 11:18] = 0.9  # two insides
@@ -171,7 +176,8 @@ BAD_TABLES = [
 
 @pytest.mark.parametrize(("rows", "message"), BAD_TABLES)
 def test_a_bad_table_says_what_is_wrong(table, rows, message):
-    tifffile.imwrite(table.parent / "3d.tif", np.ones((4, 20, 20), np.uint8))
+    volume = np.ones((5, 20, 20), np.uint8)
+    tifffile.imwrite(table.parent / "3d.tif", volume, imagej=True, metadata={"axes": "ZYX"})
     table.write_text(f"image,path,reference,split\n{rows}\n")
     with pytest.raises(InputError, match=message):
         annotated.entries_of(table, "validation")
