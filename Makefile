@@ -1,14 +1,16 @@
 # make demo    set up, run the pipeline on the demo images, say where to look
 # make test    set up, lint, run all tests
 # make setup   only the environment and the demo images
+# make model MODEL=mito-em DATA=...    train a shipped model again, see recipes/README.md
 # Another Python: make demo PYTHON=python3.12
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup force
+.PHONY: demo test setup model force
 
 PYTHON ?= python3
+THREADS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 # Written last, with the folder that the environment was made for: without it, or after a move,
@@ -44,3 +46,6 @@ test: setup
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest
+
+model: setup
+	$(BIN)/python recipes/make.py --model $(MODEL) --data $(DATA) --threads $(THREADS)

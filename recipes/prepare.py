@@ -30,13 +30,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--output", type=Path, required=True, help="folder of the table")
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
-    rows = list(TABLES[args.model](args.data.resolve(), args.output.resolve()))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with (args.output / f"{args.model}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
+    write(args.model, args.data, args.output)
+
+
+def write(model: str, data: Path, output: Path) -> Path:
+    """Write the table of a model; return where it is."""
+    output.mkdir(parents=True, exist_ok=True)
+    rows = list(TABLES[model](data.resolve(), output.resolve()))
+    table = output / f"{model}.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
+    return table
 
 
 def manifest(folder: Path) -> Iterator[tuple[Row, Path, Path]]:
@@ -66,7 +72,8 @@ def cells_3d_membrane(data: Path, output: Path) -> Iterator[Row]:
     """Yield the ovule, cut in two; pieces that are errors of its labels join their neighbour."""
     ((_, image, mask),) = manifest(data / "cells3d_ovule")
     labels = joined_fragments(tifffile.imread(mask))
-    yield from cut("ovule", tifffile.imread(image), labels, 2, 130, output)
+    for row in cut("ovule", tifffile.imread(image), labels, 2, 130, output):
+        yield row | {"weight": "12"}
 
 
 def mito_em(data: Path, output: Path) -> Iterator[Row]:
