@@ -67,6 +67,10 @@ SIZES_HELP = (
 )
 PIXEL_HELP = "pixel size of all images of the table, [z] y x: others are resampled to it later"
 PAIRS_HELP = f"pairs of crops per step; default {recipes.PAIRS[2]}, in 3D {recipes.PAIRS[3]}"
+RATE_HELP = (
+    f"at its peak; default {recipes.LEARNING_RATE[True]}, with --start "
+    f"{recipes.LEARNING_RATE[False]}"
+)
 VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
 
 
@@ -97,6 +101,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, required=True, help="CPU threads of one process")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--pairs", type=int, help=PAIRS_HELP)
+    add("--learning-rate", type=float, help=RATE_HELP)
     add("--seed", type=int, required=True, help="of weights, crops and drawn images")
     return parser.parse_args(argv)
 
@@ -106,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorder = cli.Recorder("train", args)
     if args.max_minutes <= 0 and args.max_steps <= 0:
         raise OptionError("--max-minutes and --max-steps are both 0: give one of them")
+    if args.learning_rate is not None and not 0 < args.learning_rate <= 1:
+        raise OptionError(f"--learning-rate: found {args.learning_rate}, needs 0 to 1")
     torch.set_num_threads(args.threads)
     place = ranks_of(args)
     ndim, train, validation = load_data(args)
@@ -273,7 +280,7 @@ def make_trainer(
         weights,
         place,
         pairs=args.pairs,
-        is_new=args.start is None,
+        learning_rate=args.learning_rate or recipes.LEARNING_RATE[args.start is None],
         overlap=args.overlap,
         negatives=args.negatives,
         vectors=args.vectors,

@@ -38,6 +38,8 @@ WEIGHTS = {
     "vote": 1.0,
     "triplet": 0.3,
 }
+LEARNING_RATE = {True: 2e-3, False: 1e-3}
+"""At its peak: from random weights, and from those of a model."""
 EMB_DIM = 8
 PROJ_DIM = 32
 
@@ -112,7 +114,7 @@ def recipe_of(
     place: Ranks,
     *,
     pairs: int | None,
-    is_new: bool,
+    learning_rate: float,
     overlap: str,
     negatives: str,
     vectors: str,
@@ -132,7 +134,7 @@ def recipe_of(
     diameter = float(np.median(diameters))
     return objective.Recipe(
         weights=weights,
-        learning_rate=2e-3 if is_new else 1e-3,
+        learning_rate=learning_rate,
         weight_decay=1e-4,
         boundary=1.0,
         vote_px=max(2.0, diameter / 8),
