@@ -230,3 +230,20 @@ def test_paths_are_relative_to_the_table(folder, capsys):
     found = json.loads(capsys.readouterr().out)["images"]["a"]
     assert found["path"] == "sub/../a.tif"
     assert found["model"] == "sub/../m2.safetensors"
+
+
+def test_a_network_of_another_program_says_how_it_becomes_a_model(folder, capsys):
+    (folder / "their.zip").write_bytes(b"PK\x03\x04 and so on")
+    assert run(folder, [row(model="their.zip")]) == 1
+    (line,) = problems(capsys)
+    assert "column model: their.zip: a folder or zip archive" in line
+    assert "adopt.py --source their.zip --output their.safetensors" in line
+
+
+def test_an_adopted_network_is_planned_as_any_model(folder, capsys):
+    meta = {"net": {"torchscript": {}}, "stride": [2, 2], "block": [32, 32], "warnings": ["x"]}
+    write_header_model(folder / "their.safetensors", **meta)
+    assert run(folder, [row(model="their.safetensors")], tiling={"tiles_per_batch": 1}) == 0
+    planned = json.loads(capsys.readouterr().out)["images"]["a"]
+    assert planned["model"] == "their.safetensors"
+    assert planned["n_batches"] == 2 * 3

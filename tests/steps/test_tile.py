@@ -311,3 +311,10 @@ def test_a_real_volume_keeps_its_values_and_pixel_size(run, shared_data):
         omezarr.open_level(out / "image.zarr")[...], tifffile.imread(path)
     )
     np.testing.assert_allclose(tiles["pixel_um"], (0.3876, 0.351435, 0.351435), rtol=1e-5)
+
+
+def test_what_is_said_of_a_model_is_a_warning(run):
+    image = np.arange(100, dtype=np.uint8).reshape(10, 10)
+    tiles, _ = run(image, "--percentiles", 0, 100)
+    (warning,) = [text for text in tiles["warnings"] if "percentiles" in text]
+    assert "made for limits at the percentiles [1, 99.8], used are [0.0, 100.0]" in warning

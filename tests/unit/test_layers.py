@@ -29,6 +29,7 @@ LAYERS = {
     "torch": {
         "checkpoint",
         "embedding",
+        "foreign",
         "groundtruth",
         "losses",
         "net",
@@ -37,9 +38,10 @@ LAYERS = {
         "predict",
         "ranks",
         "recipes",
+        "safety",
         "training",
     },
-    "files": {"images", "labelfiles", "ngff", "omezarr", "outputs", "scenes", "schema"}
+    "files": {"bioimageio", "images", "labelfiles", "ngff", "omezarr", "outputs", "scenes", "schema"}
     | {"tables", "tiff", "tiling", "trainingset"},
     "reports": {"figures", "gallery", "modelcard", "page", "regions", "views"},
     "command line": {"cli"},

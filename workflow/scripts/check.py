@@ -23,6 +23,8 @@ from iaunet.schema import Schema, shown, unknown
 
 RESERVED = ("summary.csv", "summary.html", "training")
 PIXEL_UM = ("pixel_um_z", "pixel_um_y", "pixel_um_x")
+FOREIGN = (".pt", ".pth", ".zip")
+"""What other programs call their models; the sentence on them says what to do."""
 BESIDE = ("zarr.json", ".zattrs", ".zgroup")
 
 Row = Mapping[str, str]
@@ -74,9 +76,9 @@ class Run:
 
     def _model(self, text: str, beside: Path) -> tuple[str, dict]:
         near = beside / text
-        is_path = "/" in text or text.endswith(checkpoint.SUFFIX)
+        is_path = "/" in text or Path(text).suffix in (checkpoint.SUFFIX, *FOREIGN)
         shipped = Path(os.path.relpath(self.repository / "resources/models"))
-        path = near if is_path and near.is_file() else checkpoint.resolve(text, shipped)
+        path = near if is_path and near.exists() else checkpoint.resolve(text, shipped)
         self.watch(path)
         return str(path), checkpoint.read_meta(path)
 

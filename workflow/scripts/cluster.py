@@ -11,7 +11,6 @@ Example
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from iaunet import checkpoint, cli, clustering, grid, outputs, plan, tables, tiling
-from iaunet.errors import InputError, OptionError
+from iaunet.errors import InputError
 
 log = logging.getLogger("cluster")
 
@@ -49,34 +48,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def overrides(words: Sequence[str]) -> dict[str, object]:
-    """Return KEY=VALUE words as settings; a value is a number or numbers with commas.
-
-    Examples
-    --------
-    >>> overrides(["seed=0.4", "seed_window=1,3,3"])
-    {'seed': 0.4, 'seed_window': [1, 3, 3]}
-    """
-    found: dict[str, object] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not text:
-            raise OptionError(f"--set: found '{word}', needs KEY=VALUE, for example seed=0.4")
-        if key in found:
-            raise OptionError(f"--set: '{key}' is given twice; remove one")
-        try:
-            found[key] = json.loads(f"[{text}]" if "," in text and "[" not in text else text)
-        except ValueError:
-            found[key] = text
-    return found
-
-
 def thresholds(model: Path, words: Sequence[str], ndim: int) -> clustering.Settings:
     """Return the settings of the model with the overrides of `words`."""
     meta = checkpoint.read_meta(model)
     if meta["ndim"] != ndim:
         raise InputError(f"{model}: the model is {meta['ndim']}D, the image is {ndim}D")
-    chosen = overrides(words)
+    chosen = cli.settings("--set", words)
     settings = clustering.Settings.from_dict({**meta["clustering"], **chosen}, ndim)
     for problem in plan.clustering_problems(chosen, meta):
         raise InputError(f"{model}: {problem}")

@@ -92,11 +92,12 @@ def open_blocks(
     if image.shape != tiles["shape"]:
         raise InputError(f"{args.store}: shape {image.shape}, {args.tiles} says {tiles['shape']}")
     low, high = tiles["limits"]
+    clip = meta["normalize"].get("clip", predict.CLIP)
 
     to = tiling.grid_shape(tiles)
 
     def scaled(box: grid.Box) -> np.ndarray:
-        return normalize.scale(image[box], low, high).clip(*predict.CLIP)
+        return normalize.scale(image[box], low, high).clip(*clip)
 
     def read(box: grid.Box) -> np.ndarray:
         return scale.resampled(scaled, image.shape, to, box)
@@ -117,9 +118,7 @@ def write_outputs(
     """Write the outputs of all tiles; one is written while the next are computed."""
     with cli.write_whole(path) as partial, ThreadPoolExecutor(1) as writing:
         net = blocks.net
-        writer = outputs.create(
-            partial, blocks.shape, core_px, net.id_stride, emb_dim=net.options["emb_dim"]
-        )
+        writer = outputs.create(partial, blocks.shape, core_px, net.id_stride, emb_dim=net.emb_dim)
         pending = []
         for tile, found in zip(wanted, blocks.of_cores([t.core for t in wanted]), strict=True):
             pending.append(writing.submit(writer.write, tile, found))

@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.write_whole(args.output) as partial:
         limits = write_store(partial, image, args.name, pixel_um, args.percentiles)
         warnings += [*limit_warnings(limits, args.percentiles), *image.warnings]
+        warnings += model_warnings(meta, args.percentiles)
         resampling = choose_grid(args, meta, partial, limits, pixel_um)
         tiling = tile_geometry(args, meta, core, halo, resampling["grid_shape"])
         description = {
@@ -273,6 +274,18 @@ def limit_warnings(limits: normalize.Limits, percentiles: Sequence[float]) -> li
             "minimum and maximum"
         ]
     return []
+
+
+def model_warnings(meta: dict, percentiles: Sequence[float]) -> list[str]:
+    """Return what its maker or `adopt.py` says of the model, as sentences."""
+    wanted = meta["normalize"].get("percentiles", percentiles)
+    found = [str(text) for text in meta.get("warnings", [])]
+    if list(wanted) != list(percentiles):
+        found.append(
+            f"the model was made for limits at the percentiles {wanted}, used are "
+            f"{list(percentiles)}; set normalize: percentiles"
+        )
+    return found
 
 
 def store_dtype(image: images.Image) -> np.dtype:

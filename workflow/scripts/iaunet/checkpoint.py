@@ -1,11 +1,13 @@
 """Model files: safetensors weights plus JSON with everything needed to rebuild the network.
 
 No pickle is read or written. The header is read without torch, so that steps which only
-need a model's numbers (stride, halo, thresholds) start at once.
+need a model's numbers (stride, halo, thresholds) start at once. A network that others made is
+stored as the bytes of its TorchScript file, see `foreign`.
 """
 
 import hashlib
 import json
+import shlex
 import struct
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from iaunet.errors import InputError
 FORMAT = "iaunet-model"
 VERSION = 1
 SUFFIX = ".safetensors"
+TORCHSCRIPT = "torchscript"
+"""Name of the only tensor of an adopted network, and of its contract in ``net``."""
+
 MAX_HEADER = 16 * 2**20
 REQUIRED = {
     "name": str,
@@ -39,7 +44,7 @@ def resolve(name_or_path: str | Path, models_dir: Path | None) -> Path:
     named = None if models_dir is None or "/" in text else Path(models_dir) / f"{text}{SUFFIX}"
     if named is not None and named.is_file():
         return named
-    if Path(text).is_file():
+    if Path(text).exists():
         return Path(text)
     known = (
         [] if models_dir is None else sorted(p.stem for p in Path(models_dir).glob(f"*{SUFFIX}"))
@@ -80,8 +85,12 @@ def digest(weights: dict) -> str:
 def _read_header(path: Path) -> tuple[dict, dict]:
     try:
         size = path.stat().st_size
+        if path.is_dir():
+            raise _not_adopted(path)
         with path.open("rb") as file:
             start = file.read(8)
+            if start[:4] == b"PK\x03\x04":
+                raise _not_adopted(path)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             raw = file.read(length) if 0 < length <= min(MAX_HEADER, size - 8) else None
     except OSError as error:
@@ -102,6 +111,15 @@ def _read_header(path: Path) -> tuple[dict, dict]:
             f"{path}: truncated: {size} bytes, needs {8 + length + end}; copy it again"
         )
     return _checked(path, text), header
+
+
+def _not_adopted(path: Path) -> InputError:
+    command = ["--source", str(path), "--output", f"{path.stem}{SUFFIX}"]
+    return InputError(
+        f"{path}: a folder or zip archive, no model file; a BioImage.IO package or TorchScript "
+        f"file is checked once and made a model by: python workflow/scripts/adopt.py "
+        f"{shlex.join(command)}"
+    )
 
 
 def _checked(path: Path, text: str) -> dict:
@@ -140,7 +158,14 @@ def save(path: Path, weights: dict, meta: dict) -> None:
         partial.chmod(mode)
 
 
-def load(path: Path) -> tuple["IAUNet", dict]:  # noqa: F821
+def save_foreign(path: Path, content: bytes, meta: dict) -> None:
+    """Write a TorchScript file and metadata as one model file, whole or not at all."""
+    import torch
+
+    save(path, {TORCHSCRIPT: torch.frombuffer(bytearray(content), dtype=torch.uint8)}, meta)
+
+
+def load(path: Path) -> tuple["IAUNet | Foreign", dict]:  # noqa: F821
     """Return the network of a model file in inference mode, and its metadata.
 
     Raises
@@ -151,30 +176,50 @@ def load(path: Path) -> tuple["IAUNet", dict]:  # noqa: F821
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from iaunet import net
-
     path = Path(path)
     meta = read_meta(path)
+    make = _adopted if TORCHSCRIPT in meta["net"] else _rebuilt
     try:
-        model = net.IAUNet(**meta["net"])
         stored = load_file(path)
         if digest(stored) != meta["weights_sha256"]:
             raise InputError(f"{path}: damaged: the weights are not those that were saved")
-        weights = {key: value.float() for key, value in stored.items()}
-        model.load_state_dict(weights)
+        return make(path, stored, meta).eval(), meta
     except (SafetensorError, TypeError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: not a usable model: {error}") from error
+
+
+def _adopted(path: Path, stored: dict, meta: dict) -> "Foreign":  # noqa: F821
+    """Return the network that others made."""
+    from iaunet import foreign
+
+    contract = foreign.Contract(**meta["net"][TORCHSCRIPT])
+    net = foreign.Foreign(stored[TORCHSCRIPT].numpy().tobytes(), contract, str(path))
+    _agree(path, meta, stride=net.stride, id_stride=net.id_stride)
+    return net
+
+
+def _rebuilt(path: Path, stored: dict, meta: dict) -> "IAUNet":  # noqa: F821
+    """Return our network with the stored weights."""
+    from iaunet import net
+
+    model = net.IAUNet(**meta["net"])
+    weights = {key: value.float() for key, value in stored.items()}
+    try:
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
             f"{path}: weights of another architecture than its metadata say"
         ) from error
-    declared = {"stride": model.stride, "id_stride": model.id_stride}
-    declared["radius"] = net.dependency_radius(model)
+    radius = net.dependency_radius(model)
+    _agree(path, meta, stride=model.stride, id_stride=model.id_stride, radius=radius)
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise InputError(f"{path}: the weights hold NaN or infinity")
+    return model
+
+
+def _agree(path: Path, meta: dict, **declared: tuple[int, ...]) -> None:
     for key, found in declared.items():
         if list(found) != list(meta[key]):
             raise InputError(
                 f"{path}: metadata say {key} {meta[key]}, the network has {list(found)}"
             )
-    if not all(bool(value.isfinite().all()) for value in weights.values()):
-        raise InputError(f"{path}: the weights hold NaN or infinity")
-    return model.eval(), meta

@@ -66,6 +66,28 @@ def sizes(option: str, values: Sequence[str | int]) -> str | tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
+def settings(option: str, words: Sequence[str]) -> dict[str, object]:
+    """Return KEY=VALUE words as settings; a value is a number or numbers with commas.
+
+    Examples
+    --------
+    >>> settings("--set", ["seed=0.4", "seed_window=1,3,3"])
+    {'seed': 0.4, 'seed_window': [1, 3, 3]}
+    """
+    found: dict[str, object] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not text:
+            raise OptionError(f"{option}: found '{word}', needs KEY=VALUE, for example seed=0.4")
+        if key in found:
+            raise OptionError(f"{option}: '{key}' is given twice; remove one")
+        try:
+            found[key] = json.loads(f"[{text}]" if "," in text and "[" not in text else text)
+        except ValueError:
+            found[key] = text
+    return found
+
+
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """Yield a sibling path to write a file or folder to; it gets its final name on success.

@@ -180,6 +180,11 @@ class IAUNet(nn.Module):
         """Stride of the identity map per axis."""
         return _product(self.pools[: self.id_levels[0]], self.ndim)
 
+    @property
+    def emb_dim(self) -> int:
+        """Channels of the free embedding; 0: there is none."""
+        return self.options["emb_dim"]
+
     def forward(self, x: torch.Tensor, id_gradient: float = 1.0) -> Outputs:
         """Return the outputs; `id_gradient` scales what the identity branch tells the trunk."""
         skips = [F.relu(self.stem_norm(self.stem(x)))]
