@@ -149,11 +149,11 @@ def native(ndim, seed=0):
     return content, facts
 
 
-def made(content, stride=2, **facts):
+def made(content, **facts):
     """Return the network of a TorchScript file, by default one like `Small`."""
     contract = {
         "ndim": 2,
-        "stride": (stride, stride),
+        "stride": (2, 2),
         "heads": {"fg": "0:0", "seed": "0:1", "off": "0:2-3"},
         "scores": "logits",
         "max_offset": (20.0, 20.0),

@@ -36,6 +36,7 @@ LAYERS = {
         "objective",
         "patches",
         "predict",
+        "probing",
         "ranks",
         "recipes",
         "safety",

@@ -1,24 +1,15 @@
-"""What breaks exactness is named; the measured context is that of the architecture."""
+"""What breaks exactness is named."""
 
 import re
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import foreign_nets
 from foreign_nets import made
-from iaunet import safety
+from iaunet import probing, safety
 from iaunet.errors import InputError
-from iaunet.net import dependency_radius
-from nets import small_net
-
-
-def own(ndim):
-    content, facts = foreign_nets.native(ndim)
-    return made(content, **(facts | {"ndim": ndim, "sigma": None}))
-
 
 CERTAIN = [
     (nn.GroupNorm(2, 6), "GroupNorm .*layer middle"),
@@ -61,7 +52,7 @@ def test_batchnorm_that_was_traced_while_training_is_named():
 def test_what_looks_at_the_whole_tile_has_no_radius_and_is_suspected(middle, says):
     net = made(foreign_nets.script(foreign_nets.small(middle=middle)))
     assert safety.findings(net) == []
-    assert safety.radius(net) is None
+    assert probing.radius(net) is None
     assert any(says in text for text in safety.suspects(net))
 
 
@@ -70,7 +61,7 @@ def test_what_looks_at_the_whole_tile_has_no_radius_and_is_suspected(middle, say
 def test_a_network_that_looks_at_neighbours_and_channels_only_is_free_of_findings(export, make):
     net = made(export(make(middle=foreign_nets.Channels()).eval()))
     assert safety.findings(net) == []
-    assert safety.radius(net) == (2, 2)
+    assert probing.radius(net) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -81,33 +72,6 @@ def test_a_stride_that_does_not_fit_is_named(pool, says):
     (text, *_) = safety.findings(made(foreign_nets.script(foreign_nets.small(pool=pool))))
     assert says in text
     assert "max_pool2d in layer pool" in text
-
-
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_the_measured_radius_of_our_network_is_the_computed_one(ndim):
-    radius, stride = dependency_radius(small_net(ndim)), small_net(ndim).stride
-    expected = tuple(-(-r // s) * s for r, s in zip(radius, stride, strict=True))
-    assert safety.radius(own(ndim)) == expected
-
-
-def test_windows_with_the_measured_halo_do_not_differ_and_with_less_they_do(rng):
-    net = own(2)
-    assert safety.id_stride(net) == (4, 4)
-    net.id_stride = (4, 4)
-    halo = safety.radius(net)
-    for halo_px, least, most in ((halo, 0, safety.TOLERANCE), ((8, 8), 1, 1e6)):
-        strips = [
-            rng.random(shape, np.float32).clip(0, 1) for shape in safety.strip_shapes(net, halo_px)
-        ]
-        found = safety.differences(net, strips, halo_px)
-        assert set(found) == {"fg", "seed", "off", "lsig", "id"}
-        assert least <= safety.in_steps(found) <= most
-
-
-def test_groupnorm_differs_in_tiles(rng):
-    net = made(foreign_nets.script(foreign_nets.small(middle=nn.GroupNorm(2, 6))))
-    strips = [rng.random(shape, np.float32) for shape in safety.strip_shapes(net, (16, 16))]
-    assert safety.in_steps(safety.differences(net, strips, (16, 16))) > 1
 
 
 def test_a_network_of_another_dimension_is_told():

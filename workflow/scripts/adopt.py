@@ -32,6 +32,7 @@ from iaunet import (
     foreign,
     normalize,
     predict,
+    probing,
     safety,
     synthetic,
 )
@@ -235,9 +236,9 @@ def examined(
     reasons = safety.findings(net)
     if any(reason.startswith(safety.STRIDES) for reason in reasons):
         refuse(args.source, reasons, None)
-    found = safety.id_stride(net)
+    found = probing.id_stride(net)
     net = foreign.Foreign(content, dataclasses.replace(contract, id_stride=found), net.name)
-    measured = safety.radius(net)
+    measured = probing.radius(net)
     if measured is None and not reasons:
         reasons = safety.suspects(net) or ["its outputs depend on the whole tile"]
     seen = measured or (HALO_WITHOUT_END_PX,) * net.ndim
@@ -246,10 +247,10 @@ def examined(
         seen = said
     radius = tuple(max(a, b, 1) for a, b in zip(seen, said, strict=True))
     halo = [-(-r // s) * s for r, s in zip(radius, net.stride, strict=True)]
-    strips = [drawn(shape) for shape in safety.strip_shapes(net, halo)]
-    differ = safety.differences(net, strips, halo)
+    strips = [drawn(shape) for shape in probing.strip_shapes(net, halo)]
+    differ = probing.differences(net, strips, halo)
     log.info("%s: tiled and untiled outputs differ by up to %s", args.source, shown(differ))
-    if not reasons and safety.in_steps(differ) > safety.TOLERANCE:
+    if not reasons and probing.in_steps(differ) > probing.TOLERANCE:
         reasons = ["for no known reason"]
     if reasons and not args.allow_inexact:
         refuse(args.source, reasons, differ)

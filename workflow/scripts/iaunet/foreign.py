@@ -30,7 +30,7 @@ MAX_BYTES = 2 * 2**30
 MAX_CODE = 16 * 2**20
 # In the archive, operators of libraries other than PyTorch are called as ``ops.name``.
 FORBIDDEN = re.compile(
-    r"\b(torch\.(?:save|load|from_file)|__setstate__|__torch__\.torch\.classes|ops\.(?!prim\b)\w+)"
+    r"\b(torch\.(?:save|load|from_file)|__setstate__|__torch__\.torch\.classes|ops\.(?!prim\b)\w+\.\w+\()"
 )
 
 
