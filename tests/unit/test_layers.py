@@ -42,7 +42,16 @@ LAYERS = {
         "safety",
         "training",
     },
-    "files": {"bioimageio", "images", "labelfiles", "ngff", "omezarr", "outputs", "scenes", "schema"}
+    "files": {
+        "bioimageio",
+        "images",
+        "labelfiles",
+        "ngff",
+        "omezarr",
+        "outputs",
+        "scenes",
+        "schema",
+    }
     | {"tables", "tiff", "tiling", "trainingset"},
     "reports": {"figures", "gallery", "modelcard", "page", "regions", "views"},
     "command line": {"cli"},

@@ -96,6 +96,8 @@ class Foreign(nn.Module):
         self.id_stride = contract.id_stride or contract.stride
         self.emb_dim = 0
         self.scripted = load(content, name)
+        # Taken before the first run, after which calls may be gone from it.
+        self.graph = self.scripted.inlined_graph
         column = (1, self.ndim, *(1,) * self.ndim)
         for key, values in (
             ("max_offset", torch.tensor(contract.max_offset, dtype=torch.float32)),

@@ -129,7 +129,7 @@ def executed(net: Foreign, x: torch.Tensor) -> tuple[list[Step], InputError | No
             net.run(x)
         except InputError as caught:
             error = caught
-    layers = _layers(net.scripted, [step[0] for step in record.steps])
+    layers = _layers(net.graph, [step[0] for step in record.steps])
     return [
         Step(kind.removesuffix("_"), arguments, shape, layer)
         for (kind, arguments, shape), layer in zip(record.steps, layers, strict=True)
@@ -169,13 +169,12 @@ def _plain(value: object) -> object:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else value
 
 
-def _layers(scripted: torch.jit.ScriptModule, kinds: Sequence[str]) -> list[str]:
+def _layers(graph: "torch._C.Graph", kinds: Sequence[str]) -> list[str]:
     """Return where in the graph each executed operation is: operation, layer, node.
 
     The n-th of a kind is the n-th node of that kind. Where the graph has more of them than were
     executed (branches that were not taken), all their layers are named.
     """
-    graph = scripted.inlined_graph  # its nodes live as long as it does
     nodes: dict[str, list[torch._C.Node]] = {}
     for node in _nodes(graph):
         nodes.setdefault(node.kind().removeprefix("aten::"), []).append(node)
