@@ -16,6 +16,7 @@ CERTAIN = [
     (nn.InstanceNorm2d(6), "InstanceNorm .*layer middle"),
     (nn.BatchNorm2d(6, track_running_stats=False), "BatchNorm in training mode .*layer middle"),
     (foreign_nets.Place(), "arange in layer middle"),
+    (foreign_nets.Frame(), "ones_like in layer middle"),
 ]
 
 

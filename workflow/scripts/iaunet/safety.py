@@ -87,6 +87,9 @@ LOCAL = {
 }
 """What looks at neighbours only, at the same ones everywhere, and passes NaN on."""
 
+CONSTANT = {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like"}
+"""Harmless per channel; over space they would mark where the tile ends."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -235,6 +238,9 @@ def _broken(step: Step) -> list[str]:
         return _misaligned(step)
     if kind in NEAREST:
         return _uneven(step)
+    per_channel = [n for k, n in enumerate(step.shape) if k != 1 or len(step.shape) < 4]
+    if kind in CONSTANT and set(per_channel) <= {1}:
+        return []
     if kind not in LOCAL and kind not in WHOLE:
         return ["an operation that is not known to be local"]
     return []
