@@ -21,6 +21,7 @@ include: "workflow/rules/segment.smk"
 include: "workflow/rules/stitch.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/ablation.smk"
 
 
 report: "workflow/report/workflow.rst"

@@ -111,6 +111,18 @@ def test_training_needs_a_table(folder):
     assert dry_run(folder, ["train"], training={"table": "images.csv"}) == {"train": 1}
 
 
+def test_an_ablation_has_one_training_per_seed_and_row_but_those_that_share_one(folder):
+    jobs = dry_run(folder, ["ablation"], ablation={"rows": [4, 7, "7a", 8], "seeds": 2})
+    assert jobs == {
+        "ablation": 1,
+        "ablation_images": 1,
+        "ablation_train": 3 * 2,  # row 8 is the network of row 7
+        "ablation_score": 4 * 2,
+    }
+    with pytest.raises(WorkflowError, match=r"ablation\.rows: no row '99'; needs some of 0, 1"):
+        dry_run(folder, ["ablation"], ablation={"rows": [99]})
+
+
 def test_a_changed_input_is_checked_again(folder):
     assert dry_run(folder)["infer"] == 3
     (folder / "b.tif").unlink()

@@ -7,7 +7,7 @@ import tifffile
 
 import train
 from iaunet import checkpoint, losses, patches, synthetic, trainingset
-from iaunet.errors import InputError
+from iaunet.errors import InputError, OptionError
 from nets import save_model
 from small_training import make_small
 
@@ -280,3 +280,17 @@ def test_the_model_says_the_command_that_makes_it_without_paths(table):
 def test_a_device_that_is_not_there_is_named(table):
     with pytest.raises(InputError, match="--device: device 'cuda:99' is not there"):
         run(table.parent, "--device", "cuda:99", table=table)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--crop-px", 41, 41], r"--crop-px: found \[41, 41\], needs multiples of"),
+        (["--crop-px", 0, 0], "at least two"),
+        (["--crop-px", 64], r"--crop-px: found \[64\]"),
+        (["--id-gradient", 1.5], "--id-gradient: found 1.5, needs a number from 0 to 1"),
+    ],
+)
+def test_crops_and_gradients_that_do_not_fit_are_named(table, options, message):
+    with pytest.raises(OptionError, match=message):
+        run(table.parent, *options, table=table)

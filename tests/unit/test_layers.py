@@ -13,10 +13,14 @@ MODULES = {path.stem: path for path in (SCRIPTS / "iaunet").glob("*.py")}
 LAYERS = {
     "ground": {"__init__", "errors", "fixedpoint", "grid", "labels", "normalize", "wording"},
     "arrays": {
+        "baselines",
         "clustering",
+        "comparison",
         "features",
+        "hardness",
         "identity",
         "kernels",
+        "linking",
         "meanshift",
         "metrics",
         "plan",
@@ -25,6 +29,7 @@ LAYERS = {
         "sticks",
         "synthetic",
         "tuning",
+        "ways",
     },
     "torch": {
         "checkpoint",
@@ -53,7 +58,7 @@ LAYERS = {
         "schema",
     }
     | {"tables", "tiff", "tiling", "trainingset"},
-    "reports": {"figures", "gallery", "modelcard", "page", "regions", "views"},
+    "reports": {"ablation", "figures", "gallery", "modelcard", "page", "regions", "views"},
     "command line": {"cli"},
 }
 ALSO = {
@@ -62,9 +67,9 @@ ALSO = {
     "labelfiles": {"metrics"},  # counts overlaps block by block
 }
 OWNERS = {
-    "torch": {*LAYERS["torch"], "infer", "sticks", "train"},
+    "torch": {*LAYERS["torch"], "ablation_score", "infer", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
-    "tifffile": {"tiff", "demo"},
+    "tifffile": {"tiff", "ablation_images", "demo"},
     "zarr": {"ngff", "omezarr", "outputs"},
     "pandas": {"tables", "summarize", "report", "stitch", "gallery"},
     "pyarrow": {"tables"},

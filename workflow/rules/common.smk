@@ -1,5 +1,6 @@
 """Check config and table; every function of the workflow."""
 
+import csv
 import hashlib
 import json
 import os
@@ -95,14 +96,30 @@ def checked_plan():
     return json.loads(result.stdout)
 
 
+def ablation_rows_file():
+    """Return the table that says what every row of the ablation is."""
+    return os.path.relpath(REPOSITORY / "resources/ablation.csv")
+
+
+def ablation_rows():
+    """Return the rows of the ablation by name, as their table says."""
+    with open(ablation_rows_file(), newline="", encoding="utf-8") as file:
+        return {row["row"]: row for row in csv.DictReader(file)}
+
+
 for section in ("tiling", "normalize", "clustering", "stitching", "diameter_px"):
     config[section] = with_numbers(config[section])
-if isinstance(config["training"], dict):
-    for key in {"minutes", "steps", "seed"} & set(config["training"]):
-        config["training"][key] = with_numbers(config["training"][key])
+for section, keys in {
+    "training": {"minutes", "steps", "seed"},
+    "ablation": {"rows", "steps", "seeds"},
+}.items():
+    if isinstance(config[section], dict):
+        for key in keys & set(config[section]):
+            config[section][key] = with_numbers(config[section][key])
 
 VERSION = library_version()
 PLAN = checked_plan()
+ABLATION = ablation_rows()
 IMAGES = PLAN["images"]
 
 
@@ -111,6 +128,9 @@ IMAGES = PLAN["images"]
 wildcard_constraints:
     image="[A-Za-z0-9][A-Za-z0-9._-]*",
     batch="[0-9]+",
+    row="[0-9]+[a-z]?",
+    trained="[0-9]+[a-z]?",
+    seed="[0-9]+",
 
 
 def scaled(base):
@@ -249,6 +269,62 @@ def training_start(wildcards):
 def start_option(wildcards):
     """Return the option that names the model to start from, or nothing."""
     return [f"--start={PLAN['start']}"] if PLAN["start"] else []
+
+
+def ablation_row(name):
+    """Return a row of the ablation."""
+    if name not in ABLATION:
+        raise WorkflowError(
+            f"config, ablation.rows: no row '{name}'; needs some of {', '.join(ABLATION)}"
+        )
+    return ABLATION[name]
+
+
+def ablation_table():
+    """Return the table of images of the ablation, or nothing when they are drawn."""
+    return config["ablation"]["table"] or []
+
+
+def ablation_table_option():
+    """Return the option that names the table of images of the ablation, or nothing."""
+    table = config["ablation"]["table"]
+    return [f"--table={table}"] if table else []
+
+
+def ablation_options(wildcards):
+    """Return the options of a training of the ablation."""
+    return ablation_row(wildcards.trained)["options"].split()
+
+
+def ablation_model(suffix):
+    """Return a function for a file of the training that a row scores, maybe another row's."""
+
+    def path(wildcards):
+        trained = ablation_row(wildcards.row)["trained_as"]
+        return f"results/ablation/models/{trained}-{wildcards.seed}.{suffix}"
+
+    return path
+
+
+def ablation_clustering(wildcards):
+    """Return the clustering of a row of the ablation."""
+    return ablation_row(wildcards.row)["clustering"]
+
+
+def ablation_links(wildcards):
+    """Return the option that scores the identity vectors, too, or nothing."""
+    return ["--links"] if ablation_row(wildcards.row)["links"] else []
+
+
+def ablation_files(pattern):
+    """Return a function that lists a file of every row and seed of the ablation."""
+
+    def paths(wildcards):
+        section = config["ablation"]
+        rows = [ablation_row(str(row))["row"] for row in section["rows"]]
+        return expand(pattern, row=rows, seed=range(section["seeds"]))
+
+    return paths
 
 
 def is_finished(image):

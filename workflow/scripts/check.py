@@ -21,7 +21,7 @@ from iaunet import checkpoint, cli, grid, images, plan, scale, tables
 from iaunet.errors import InputError
 from iaunet.schema import Schema, shown, unknown
 
-RESERVED = ("summary.csv", "summary.html", "training")
+RESERVED = ("summary.csv", "summary.html", "training", "ablation")
 PIXEL_UM = ("pixel_um_z", "pixel_um_y", "pixel_um_x")
 FOREIGN = (".pt", ".pth", ".zip")
 """What other programs call their models; the sentence on them says what to do."""
@@ -109,12 +109,13 @@ def check_config(run: Run) -> bool:
             run.problems.append(
                 f"config, normalize.percentiles: found {[low, high]}; needs low < high"
             )
-    if good("training.table"):
-        table = run.config["training"]["table"]
-        if table is not None and not run.watch(Path(table)):
-            run.problems.append(
-                f"config, training.table: no such file {shown(table)}; correct the path"
-            )
+    for section in ("training", "ablation"):
+        if good(f"{section}.table"):
+            table = run.config[section]["table"]
+            if table is not None and not run.watch(Path(table)):
+                run.problems.append(
+                    f"config, {section}.table: no such file {shown(table)}; correct the path"
+                )
     if good("training.start") and run.config["training"]["start"] is not None:
         try:
             run.model(run.config["training"]["start"], Path())

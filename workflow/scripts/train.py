@@ -71,6 +71,7 @@ RATE_HELP = (
     f"at its peak; default {recipes.LEARNING_RATE[True]}, with --start "
     f"{recipes.LEARNING_RATE[False]}"
 )
+VALIDATE_HELP = "take the best weights and fitted thresholds, or the last and start values"
 VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
 
 
@@ -89,6 +90,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--overlap", choices=("dice", "lovasz"), default="dice", help="of the instance term")
     add("--negatives", choices=tuple(objective.NEGATIVES), default="similar", help="of triplets")
     add("--vectors", choices=("conv", "spatial", "hybrid"), default="hybrid", help=VECTORS_HELP)
+    add("--id-gradient", type=float, default=0.1, help="share of it that reaches the trunk")
+    add("--validate", action=argparse.BooleanOptionalAction, default=True, help=VALIDATE_HELP)
     add("--name", required=True, help="name of the model")
     add("--output", type=Path, required=True, help="model file to write")
     add("--card", type=Path, help="model card to write, Markdown")
@@ -102,6 +105,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--pairs", type=int, help=PAIRS_HELP)
     add("--learning-rate", type=float, help=RATE_HELP)
+    add("--crop-px", type=int, nargs="+", metavar="N", help="[z] y x; default by the axes")
     add("--seed", type=int, required=True, help="of weights, crops and drawn images")
     return parser.parse_args(argv)
 
@@ -160,8 +164,9 @@ def finished(
     """Fit the thresholds, write the model and its card; return what the model says of itself."""
     net = training.exported(training.best_net(trainer)).to(trainer.ranks.device)
     cases = outputs_of(net, validation)
-    start = tuning.start_settings(sizes_of(train), net.ndim)
-    settings, _ = tuning.fit_thresholds(cases, start, net.id_stride)
+    settings = tuning.start_settings(sizes_of(train), net.ndim)
+    if args.validate:
+        settings, _ = tuning.fit_thresholds(cases, settings, net.id_stride)
     scores = tuning.accuracy(cases, settings, net.id_stride)
     meta = model_meta(net, trainer, settings, scores, args, train, validation)
     checkpoint.save(args.output, net.cpu().state_dict(), meta)
@@ -281,6 +286,8 @@ def make_trainer(
         place,
         pairs=args.pairs,
         learning_rate=args.learning_rate or recipes.LEARNING_RATE[args.start is None],
+        crop_px=args.crop_px,
+        id_gradient=args.id_gradient,
         overlap=args.overlap,
         negatives=args.negatives,
         vectors=args.vectors,
@@ -315,7 +322,8 @@ def optimise(
                 mark = math.floor(20 * progress_of(trainer, args))
                 trainer.ranks.check_equal(trainer.net)
                 if trainer.ranks.is_first:
-                    validate(trainer, few, terms, clock)
+                    if args.validate:
+                        validate(trainer, few, terms, clock)
                     trainer.save(state)
                     write_curves(trainer.history, args)
                 terms = []
@@ -335,7 +343,7 @@ def prefetched(
     """Return the batches that follow the trainer's step, this process's share of each."""
     ndim, n_pairs = trainer.net.ndim, trainer.recipe.pairs
     sampler = patches.Sampler(
-        train, recipes.CROP[ndim], n_pairs, recipes.AUGMENTATION[ndim], args.seed
+        train, trainer.recipe.crop_px, n_pairs, recipes.AUGMENTATION[ndim], args.seed
     )
     share = trainer.ranks.share(n_pairs)
     # The threads compute the step as well, unless a GPU does.
@@ -428,8 +436,10 @@ def model_meta(
             "overlap": recipe.overlap,
             "negatives": recipe.negatives,
             "vectors": recipe.vectors,
+            "unit_px": recipe.unit_px,
             "learning_rate": recipe.learning_rate,
-            "crop_px": list(recipes.CROP[net.ndim]),
+            "id_gradient": recipe.id_gradient,
+            "crop_px": list(recipe.crop_px),
             "crops_per_step": 2 * recipe.pairs,
             "processes": trainer.ranks.size,
             "train": {"images": len(train), "objects": sum(i.n for i in train)},

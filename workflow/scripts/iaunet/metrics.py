@@ -196,7 +196,7 @@ def accuracy(overlap: Overlap) -> dict[str, object]:
     ap = pooled([(tp, fp, fn)])
     tp_50, fp_50, fn_50 = (int(count[THRESHOLDS.index(0.5)]) for count in (tp, fp, fn))
     n_objects = tp_50 + fp_50 + fn_50
-    matched_iou = _iou(overlap)[matched_pairs(overlap, 0.5)]
+    matched_iou = iou(overlap)[matched_pairs(overlap, 0.5)]
 
     def or_none(value: float) -> float | None:
         return float(value) if n_objects else None
@@ -250,10 +250,15 @@ def split_rate(overlap: Overlap) -> float | None:
     Cut in pieces: at least two predicted objects lie in it with half of their area or more
     and each covers a tenth of it or more. None without true objects.
     """
+    return _ratio(len(cut_in_pieces(overlap)), len(overlap.true_ids))
+
+
+def cut_in_pieces(overlap: Overlap) -> np.ndarray:
+    """Return the ids of the true objects that `split_rate` counts, ascending."""
     true_area, predicted_area = _areas_of_pairs(overlap)
     piece = (2 * overlap.shared >= predicted_area) & (10 * overlap.shared >= true_area)
-    _, n_pieces = np.unique(overlap.pairs[piece, 0], return_counts=True)
-    return _ratio(np.count_nonzero(n_pieces >= 2), len(overlap.true_ids))
+    ids, n_pieces = np.unique(overlap.pairs[piece, 0], return_counts=True)
+    return ids[n_pieces >= 2]
 
 
 def merge_rate(overlap: Overlap) -> float | None:
@@ -261,15 +266,18 @@ def merge_rate(overlap: Overlap) -> float | None:
 
     The rule of `split_rate` with the roles exchanged. None without predicted objects.
     """
-    return split_rate(
-        Overlap(
-            true_ids=overlap.predicted_ids,
-            true_areas=overlap.predicted_areas,
-            predicted_ids=overlap.true_ids,
-            predicted_areas=overlap.true_areas,
-            pairs=overlap.pairs[:, ::-1],
-            shared=overlap.shared,
-        )
+    return split_rate(swapped(overlap))
+
+
+def swapped(overlap: Overlap) -> Overlap:
+    """Return the overlap with the roles of true and predicted objects exchanged."""
+    return Overlap(
+        true_ids=overlap.predicted_ids,
+        true_areas=overlap.predicted_areas,
+        predicted_ids=overlap.true_ids,
+        predicted_areas=overlap.true_areas,
+        pairs=overlap.pairs[:, ::-1],
+        shared=overlap.shared,
     )
 
 
@@ -315,7 +323,7 @@ def _areas_of_pairs(overlap: Overlap) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _iou(overlap: Overlap) -> np.ndarray:
+def iou(overlap: Overlap) -> np.ndarray:
     """Return the IoU of each pair as float32, the precision in which stardist compares."""
     true_area, predicted_area = _areas_of_pairs(overlap)
     return (overlap.shared / (true_area + predicted_area - overlap.shared)).astype(np.float32)
@@ -323,7 +331,7 @@ def _iou(overlap: Overlap) -> np.ndarray:
 
 def matched_pairs(overlap: Overlap, threshold: float) -> np.ndarray:
     """Return which pairs a largest assignment with IoU >= threshold contains."""
-    candidates = np.flatnonzero(_iou(overlap) >= np.float32(threshold))
+    candidates = np.flatnonzero(iou(overlap) >= np.float32(threshold))
     if len(candidates) == 0 or threshold > 0.51:
         return candidates
     # Here so that those who need no scores at low thresholds do not load scipy.

@@ -19,6 +19,9 @@ def command(options: Mapping[str, object], processes: int) -> str:
     for key, value in options.items():
         if key in NOT_REPEATED or value in (None, []):
             continue
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{key.replace('_', '-')}")
+            continue
         values = value if isinstance(value, list) else [value]
         words.append(f"--{key.replace('_', '-')}")
         words += [one.name if isinstance(one, Path) else str(one) for one in values]

@@ -38,7 +38,7 @@ class Recipe:
     how far a triplet's negative may be, `id_gradient` the share of the identity gradient
     that reaches the trunk. `overlap` is dice or lovasz (instance term), `negatives` one of
     `NEGATIVES` (triplet), `vectors` conv, spatial or hybrid (discriminative term), with votes
-    in units of `unit_px`. A step has `pairs` of crops.
+    in units of `unit_px`. A step has `pairs` of crops of `crop_px`.
     """
 
     weights: dict[str, float]
@@ -57,6 +57,7 @@ class Recipe:
     vectors: str = "hybrid"
     unit_px: float = 8.0
     pairs: int = 1
+    crop_px: tuple[int, ...] = ()
 
     def weight(self, term: str) -> float:
         """Return the weight of a term."""

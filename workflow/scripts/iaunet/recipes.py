@@ -115,6 +115,8 @@ def recipe_of(
     *,
     pairs: int | None,
     learning_rate: float,
+    crop_px: Sequence[int] | None,
+    id_gradient: float,
     overlap: str,
     negatives: str,
     vectors: str,
@@ -124,10 +126,19 @@ def recipe_of(
     Raises
     ------
     OptionError
-        There are fewer pairs of crops than processes.
+        There are fewer pairs of crops than processes, the crops do not suit the network, or the
+        identity gradient is no share.
     """
     ndim = net.ndim
     pairs = PAIRS[ndim] if pairs is None else pairs
+    crop_px = CROP[ndim] if crop_px is None else tuple(crop_px)
+    sides = zip(crop_px, net.stride, strict=False)
+    if len(crop_px) != ndim or any(n % s or n < 2 * s for n, s in sides):
+        raise OptionError(
+            f"--crop-px: found {list(crop_px)}, needs multiples of {net.stride}, at least two"
+        )
+    if not 0 <= id_gradient <= 1:
+        raise OptionError(f"--id-gradient: found {id_gradient}, needs a number from 0 to 1")
     if pairs < place.size:
         raise OptionError(f"--pairs {pairs}: needs at least one for each of {place.size} processes")
     diameters = [patches.median_diameter(image) for image in train if image.n]
@@ -141,23 +152,24 @@ def recipe_of(
         window_px=(96, 96) if ndim == 2 else (40, 48, 48),
         instances=16 if ndim == 2 else 12,
         neighbours_px=4 * diameter,
-        id_gradient=0.1,
+        id_gradient=id_gradient,
         ema=0.998,
-        bf16=has_bf16(net, place.device),
+        bf16=has_bf16(net, crop_px, place.device),
         overlap=overlap,
         negatives=negatives,
         vectors=vectors,
         unit_px=max(2.0, diameter / 4),
         pairs=pairs,
+        crop_px=crop_px,
     )
 
 
-def has_bf16(net: IAUNet, device: torch.device) -> bool:
+def has_bf16(net: IAUNet, crop_px: Sequence[int], device: torch.device) -> bool:
     """Return whether the device computes in bfloat16 fast, and soundly for such crops."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     # Weight gradients in bfloat16 of maps of few voxels hold NaN at times (torch 2.13, oneDNN).
-    tiny = any(side // s < 6 for side, s in zip(CROP[net.ndim], net.stride, strict=True))
+    tiny = any(side // s < 6 for side, s in zip(crop_px, net.stride, strict=True))
     return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and not tiny
 
 
