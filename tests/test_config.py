@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from iaunet import clustering, tables
+from iaunet import settings, tables
 from iaunet.schema import Schema
 from runs import REPOSITORY
 
@@ -38,13 +38,13 @@ def test_the_defaults_are_valid():
 
 def test_ranges_of_thresholds_are_those_of_the_clustering():
     properties = config_schema().values["properties"]["clustering"]["properties"]
-    assert set(properties) == {*clustering.RANGES, *clustering.WORDS}
-    for name, words in clustering.WORDS.items():
+    assert set(properties) == {*settings.RANGES, *settings.WORDS}
+    for name, words in settings.WORDS.items():
         assert properties[name]["enum"] == list(words)
-    for name, (low, high) in clustering.RANGES.items():
+    for name, (low, high) in settings.RANGES.items():
         number = properties[name].get("anyOf", [properties[name]])[0]
         assert (number["minimum"], number["maximum"]) == (low, high), name
-        assert (number["type"] == "integer") == (name in clustering.INTEGERS), name
+        assert (number["type"] == "integer") == (name in settings.INTEGERS), name
 
 
 def test_columns_of_the_table_are_those_that_the_library_reads():

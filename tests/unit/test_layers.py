@@ -25,6 +25,7 @@ LAYERS = {
         "metrics",
         "plan",
         "scale",
+        "settings",
         "sizing",
         "sticks",
         "synthetic",

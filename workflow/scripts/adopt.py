@@ -37,6 +37,7 @@ from iaunet import (
     synthetic,
 )
 from iaunet.errors import InputError, OptionError
+from iaunet.settings import DEFAULTS
 
 log = logging.getLogger("adopt")
 
@@ -73,7 +74,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help=f"thresholds of the model: {', '.join(clustering.DEFAULTS)}",
+        help=f"thresholds of the model: {', '.join(DEFAULTS)}",
     )
     add(
         "--allow-inexact",

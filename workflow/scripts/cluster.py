@@ -20,6 +20,7 @@ import numpy as np
 
 from iaunet import checkpoint, cli, clustering, grid, outputs, plan, tables, tiling
 from iaunet.errors import InputError
+from iaunet.settings import DEFAULTS
 
 log = logging.getLogger("cluster")
 
@@ -38,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help=f"overrides of the model's thresholds: {', '.join(clustering.DEFAULTS)}",
+        help=f"overrides of the model's thresholds: {', '.join(DEFAULTS)}",
     )
     parser.add_argument("--output", type=Path, required=True, help="Zarr store of labels to write")
     parser.add_argument("--table", type=Path, required=True, help="Parquet of objects to write")

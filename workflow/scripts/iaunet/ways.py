@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from iaunet import baselines, clustering, metrics, tuning
+from iaunet.settings import DEFAULTS
 
 MEANSHIFT = {
     "bandwidth": (0.5, 0.75, 1.0, 1.5, 2.0),
@@ -90,7 +91,7 @@ def fitted(way: Way, cases: Sequence[tuning.Case], identity: bool) -> tuple[Sett
     grid = dict(way.grid)
     if cases[0][1].ndim == 3 and "seed_window" in grid:  # sections may be far apart
         grid["seed_window"] = [[max(1, w // 2), w, w] for w in grid["seed_window"]]
-    start = {name: clustering.DEFAULTS[name] for name in grid}
+    start = {name: DEFAULTS[name] for name in grid}
     sizes = np.concatenate([np.bincount(true[true > 0])[1:] for _, true in cases])
     first = tuning.start_settings(sizes[sizes > 0], cases[0][1].ndim).as_dict()
     start |= {name: first[name] for name in ("min_size", "smooth") if name in grid}
