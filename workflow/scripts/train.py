@@ -162,19 +162,36 @@ def finished(
     args: argparse.Namespace,
 ) -> dict:
     """Fit the thresholds, write the model and its card; return what the model says of itself."""
-    net = training.exported(training.best_net(trainer)).to(trainer.ranks.device)
-    cases = outputs_of(net, validation)
-    settings = tuning.start_settings(sizes_of(train), net.ndim)
-    if args.validate:
-        settings, _ = tuning.fit_thresholds(cases, settings, net.id_stride)
+    place = trainer.ranks.device
+    tried = []
+    for step, weights in training.candidates(trainer).items():
+        net = training.exported(weights).to(place)
+        cases = outputs_of(net, validation)
+        for start in starts(train, net, args):
+            settings, score = start, 0.0
+            if args.validate:
+                settings, score = tuning.fit_thresholds(cases, start, net.id_stride)
+            tried.append((score, step, net, cases, settings))
+    _, step, net, cases, settings = max(tried, key=lambda one: one[:2])
     scores = tuning.accuracy(cases, settings, net.id_stride)
-    meta = model_meta(net, trainer, settings, scores, args, train, validation)
+    meta = model_meta(net, trainer, settings, scores, args, train, validation, step)
     checkpoint.save(args.output, net.cpu().state_dict(), meta)
     if args.card:
         with cli.write_whole(args.card) as partial:
             partial.write_text(modelcard.card(meta))
     log.info("%s: %d steps, validation AP50 %.3f", args.output, trainer.step, scores["ap50"] or 0)
     return meta
+
+
+def starts(
+    train: Sequence[patches.Annotated], net: IAUNet, args: argparse.Namespace
+) -> list[Settings]:
+    """Return the thresholds from which the search starts: general ones, those of `--start`."""
+    found = [tuning.start_settings(sizes_of(train), net.ndim)]
+    if args.start is not None and args.validate:
+        known = checkpoint.read_meta(args.start)["clustering"]
+        found.append(Settings.from_dict(known, net.ndim))
+    return found
 
 
 def load_data(
@@ -409,8 +426,9 @@ def model_meta(
     args: argparse.Namespace,
     train: Sequence[patches.Annotated],
     validation: Sequence[patches.Annotated],
+    step: int,
 ) -> dict:
-    """Return everything a model file says of itself."""
+    """Return everything a model file says of itself; its weights are those of `step`."""
     recipe = trainer.recipe
     return {
         "name": args.name,
@@ -446,7 +464,7 @@ def model_meta(
             "validation": {"images": len(validation), "objects": sum(i.n for i in validation)},
             "drawn": args.drawn,
             "start": None if args.start is None else checkpoint.sha256(args.start),
-            "best_step": trainer.best.get("step", trainer.step),
+            "best_step": step,
             "data_sha256": data_digest([*train, *validation]),
         },
         "scores": {key: round(v, 4) if isinstance(v, float) else v for key, v in scores.items()},

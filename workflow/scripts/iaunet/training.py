@@ -289,9 +289,16 @@ def averaged(trainer: Trainer) -> IAUNet:
     return rebuilt(trainer.net, trainer.average.state).to(trainer.ranks.device)
 
 
-def best_net(trainer: Trainer) -> IAUNet:
-    """Return the network of the best validation, or the last one when there was none."""
-    return rebuilt(trainer.net, trainer.best.get("weights") or trainer.average.state)
+def candidates(trainer: Trainer) -> dict[int, IAUNet]:
+    """Return the networks that may be the result, by step: the last, and the best validated.
+
+    While training, thresholds are not fitted and only some images are looked at, so the best of
+    many noisy scores need not be the best in the end.
+    """
+    found = {trainer.step: trainer.average.state}
+    if trainer.best.get("weights"):
+        found.setdefault(trainer.best["step"], trainer.best["weights"])
+    return {step: rebuilt(trainer.net, weights) for step, weights in found.items()}
 
 
 def exported(net: IAUNet) -> IAUNet:
