@@ -265,7 +265,9 @@ def prepared(
         out[...] = normalize.scale(plane, limits.low, limits.high).clip(*predict.CLIP)
     if sizes and labels.any():
         middle = scale.median_diameter(scale.diameters(labels))
-        to = scale.grid_shape(image.shape, scale.factors(middle, sizes["smallest"], sizes["largest"]))
+        to = scale.grid_shape(
+            image.shape, scale.factors(middle, sizes["smallest"], sizes["largest"])
+        )
         everywhere = tuple(slice(0, n) for n in to)
         here = np.ix_(*scale.nearest(image.shape, to, everywhere))
         labels, annotated = labels[here], None if annotated is None else annotated[here]
