@@ -136,3 +136,20 @@ def test_an_unknown_model_names_the_shipped_ones(model):
     assert checkpoint.resolve(path, None) == path
     with pytest.raises(InputError, match=r"'nuclei': no such file.*shipped: tiny"):
         checkpoint.resolve("nuclei", path.parent)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("diameter_px", {"smallest": [13.0, 13.0]}),
+        ("diameter_px", [13.0, 50.0]),
+        ("diameter_px", {"smallest": [13.0, -1], "largest": [50.0, 50.0]}),
+        ("pixel_um", ["a", "b"]),
+        ("pixel_um", [0.01]),
+    ],
+)
+def test_sizes_that_make_no_sense_are_named(model, key, value):
+    path, net, meta = model
+    checkpoint.save(path, net.state_dict(), meta | {key: value})
+    with pytest.raises(InputError, match=f"'{key}.*' needs 2 positive numbers"):
+        checkpoint.read_meta(path)

@@ -137,12 +137,26 @@ def _checked(path: Path, text: str) -> dict:
         if not isinstance(meta.get(key), kind):
             raise InputError(f"{path}: the model's metadata have no valid '{key}'")
     ndim = meta["ndim"]
-    for key in ("stride", "id_stride", "radius", "block", "max_offset", "max_sigma"):
-        numbers = meta[key]
-        good = all(isinstance(v, (int, float)) and 0 < v < 1e5 for v in numbers)
-        if ndim not in (2, 3) or len(numbers) != ndim or not good:
+    for key, numbers in _per_axis(meta).items():
+        good = isinstance(numbers, list) and all(
+            isinstance(v, (int, float)) and 0 < v < 1e5 for v in numbers
+        )
+        if ndim not in (2, 3) or not good or len(numbers) != ndim:
             raise InputError(f"{path}: the model's '{key}' needs {ndim} positive numbers")
     return meta
+
+
+def _per_axis(meta: dict) -> dict[str, object]:
+    """Return what must be one number per axis: sizes of the network, and what it was made for."""
+    keys = ("stride", "id_stride", "radius", "block", "max_offset", "max_sigma")
+    found = {key: meta[key] for key in keys}
+    if meta.get("pixel_um") is not None:
+        found["pixel_um"] = meta["pixel_um"]
+    sizes = meta.get("diameter_px")
+    if sizes is not None:
+        for name in ("smallest", "largest"):
+            found[f"diameter_px, {name}"] = sizes.get(name) if isinstance(sizes, dict) else None
+    return found
 
 
 def save(path: Path, weights: dict, meta: dict) -> None:
