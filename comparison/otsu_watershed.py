@@ -8,6 +8,7 @@ from skimage import feature, filters, segmentation
 
 from annotated import Case, spread
 from fitting import Fitted, Options, best_settings, scored
+from iaunet.baselines import without_small
 
 START = {"sigma": 1.0, "factor": 1.0, "min_distance": 5, "min_size": 16}
 GRID = {
@@ -52,13 +53,6 @@ def segment(
     markers[peaks] = n_pieces + 1 + np.arange(len(peaks[0]))
     labels = segmentation.watershed(-distance, markers, mask=mask)
     return without_small(labels, min_size)
-
-
-def without_small(labels: np.ndarray, min_size: int) -> np.ndarray:
-    """Return labels 1..n, int32, without objects of fewer than `min_size` pixels."""
-    kept = np.bincount(labels.ravel()) >= min_size
-    kept[0] = False
-    return (np.cumsum(kept) * kept)[labels].astype(np.int32)
 
 
 def fit(train: Sequence[Case], chosen: Sequence[Case], options: Options) -> Fitted:

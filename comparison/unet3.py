@@ -16,10 +16,10 @@ from skimage import segmentation
 from annotated import Case, spread
 from fitting import Budget, Fitted, Options, best_settings, scored
 from iaunet import losses, normalize, patches, recipes
+from iaunet.baselines import without_small
 from iaunet.net import IAUNet
 from iaunet.predict import CLIP, laid_out
 from iaunet.training import Average, Prefetch, learning_rate_factor, rebuilt
-from otsu_watershed import without_small
 
 log = logging.getLogger("unet3")
 
@@ -121,7 +121,7 @@ def _train(
 
 def _step(net: IAUNet, optimiser: torch.optim.Optimizer, batch: dict) -> float:
     net.train()
-    bf16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    bf16 = recipes.has_bf16(net, batch["image"].shape[2:], torch.device("cpu"))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         found = logits(net, batch["image"])
     weight = torch.tensor([1.0, 1.0, OUTLINE_WEIGHT])

@@ -24,6 +24,24 @@ def make_small(set_attribute):
     set_attribute(tuning, "GRID", {"fg": (0.4, 0.6)})
 
 
+def draw_table(folder):
+    """Write three small drawn images with masks and a table of them; return the table."""
+    import numpy as np
+    import tifffile
+
+    from iaunet import synthetic
+
+    rng = np.random.default_rng(0)
+    rows = ["image,path,reference,group,split"]
+    for name, split in (("a", "train"), ("b", "train"), ("c", "validation")):
+        image, labels = synthetic.draw_nuclei((96, 96), rng, diameter_px=16)
+        tifffile.imwrite(folder / f"{name}.tif", image)
+        tifffile.imwrite(folder / f"{name}_mask.tif", labels)
+        rows.append(f"{name},{name}.tif,{name}_mask.tif,{name},{split}")
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    return folder / "table.csv"
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
     import train

@@ -6,10 +6,10 @@ import pytest
 import tifffile
 
 import train
-from iaunet import checkpoint, losses, patches, synthetic, trainingset
+from iaunet import checkpoint, losses, patches, trainingset
 from iaunet.errors import InputError, OptionError
 from nets import save_model
-from small_training import make_small
+from small_training import draw_table, make_small
 
 VOLUME = {"imagej": True, "metadata": {"axes": "ZYX"}}
 
@@ -18,15 +18,7 @@ VOLUME = {"imagej": True, "metadata": {"axes": "ZYX"}}
 def table(tmp_path, monkeypatch):
     """A table of three small drawn images with masks; crops and drawings small, too."""
     make_small(monkeypatch.setattr)
-    rng = np.random.default_rng(0)
-    rows = ["image,path,reference,group,split"]
-    for name, split in (("a", "train"), ("b", "train"), ("c", "validation")):
-        image, labels = synthetic.draw_nuclei((96, 96), rng, diameter_px=16)
-        tifffile.imwrite(tmp_path / f"{name}.tif", image)
-        tifffile.imwrite(tmp_path / f"{name}_mask.tif", labels)
-        rows.append(f"{name},{name}.tif,{name}_mask.tif,{name},{split}")
-    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
-    return tmp_path / "table.csv"
+    return draw_table(tmp_path)
 
 
 def run(folder, *more, steps=4, table=None):

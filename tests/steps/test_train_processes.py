@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-import tifffile
 
-from iaunet import checkpoint, synthetic
+from iaunet import checkpoint
 from runs import REPOSITORY
+from small_training import draw_table
 
 SCRIPT = REPOSITORY / "tests/small_training.py"
 ALONE = [sys.executable, SCRIPT]
@@ -22,15 +21,7 @@ TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-p
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
-    rng = np.random.default_rng(0)
-    rows = ["image,path,reference,split"]
-    for name, split in (("a", "train"), ("b", "train"), ("c", "validation")):
-        image, labels = synthetic.draw_nuclei((96, 96), rng, diameter_px=16)
-        tifffile.imwrite(folder / f"{name}.tif", image)
-        tifffile.imwrite(folder / f"{name}_mask.tif", labels)
-        rows.append(f"{name},{name}.tif,{name}_mask.tif,{split}")
-    (folder / "table.csv").write_text("\n".join(rows) + "\n")
-    return folder / "table.csv"
+    return draw_table(folder)
 
 
 def started(launcher, table, folder, *more, steps):

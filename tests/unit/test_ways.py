@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 
-from iaunet import ways
+from iaunet import tuning, ways
 
 TRAINING = {"vectors": "spatial", "unit_px": 4.0}
 
 
 def test_the_search_finds_a_maximum_along_the_axes_and_keeps_the_first_of_equals():
     grid = {"a": (0, 1, 2, 3), "b": (0, 5, 9)}
-    best, score = ways.search(
+    best, score = tuning.search(
         lambda s: -((s["a"] - 2) ** 2) - abs(s["b"] - 5), {"a": 0, "b": 0}, grid
     )
     assert (best, score) == ({"a": 2, "b": 5}, 0)
-    best, _ = ways.search(lambda s: 0.0, {"a": 3, "b": 9}, grid)
+    best, _ = tuning.search(lambda s: 0.0, {"a": 3, "b": 9}, grid)
     assert best == {"a": 3, "b": 9}
 
 

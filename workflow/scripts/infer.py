@@ -94,10 +94,8 @@ def open_blocks(
     low, high = tiles["limits"]
     clip = meta["normalize"].get("clip", predict.CLIP)
 
+    scaled = normalize.reader(image, low, high, clip)
     to = tiling.grid_shape(tiles)
-
-    def scaled(box: grid.Box) -> np.ndarray:
-        return normalize.scale(image[box], low, high).clip(*clip)
 
     def read(box: grid.Box) -> np.ndarray:
         return scale.resampled(scaled, image.shape, to, box)

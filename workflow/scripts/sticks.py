@@ -33,20 +33,15 @@ from iaunet import (
     objective,
     patches,
     predict,
+    recipes,
     sticks,
     training,
 )
-from iaunet.net import IAUNet, dependency_radius
+from iaunet.net import IAUNet
 
 log = logging.getLogger("sticks")
 
-NET = {
-    "widths": [16, 32, 64, 128, 192],
-    "pools": [[2, 2]] * 4,
-    "max_offset": [64, 64],
-    "max_sigma": [32, 32],
-}
-EMB_DIM = 8
+RANGES = {"max_offset": [64, 64], "max_sigma": [32, 32]}
 UNIT_PX = 16.0
 """A vote that misses by so much is as wrong as an embedding that misses by 1."""
 IMAGES_PER_STEP = 4
@@ -95,9 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = classical(validation, test)
     for vectors in args.vectors:
         trainer = trained(args, vectors)
-        net = IAUNet(**trainer.net.options)
-        net.load_state_dict(trainer.average.state)
-        net.eval()
+        net = training.averaged(trainer)
         settings = fitted(outputs_of(net, validation), validation, vectors)
         outputs = outputs_of(net, test)
         found[f"connected components of the foreground of {vectors}"] = [
@@ -160,7 +153,8 @@ def trained(args: argparse.Namespace, vectors: str) -> training.Trainer:
 def make_trainer(args: argparse.Namespace, vectors: str) -> training.Trainer:
     """Return a new network and how it is fitted."""
     torch.manual_seed(args.seed)
-    net = IAUNet(2, **NET, emb_dim=0 if vectors == "spatial" else EMB_DIM)
+    emb_dim = 0 if vectors == "spatial" else recipes.EMB_DIM
+    net = IAUNet(2, **recipes.NET[2], **RANGES, emb_dim=emb_dim)
     with torch.no_grad():
         # Votes reach 50 px here. From weights near 0 the features would have to grow until they
         # did, and every further step would then be too long: the loss explodes.
@@ -178,7 +172,7 @@ def make_trainer(args: argparse.Namespace, vectors: str) -> training.Trainer:
         neighbours_px=0.0,
         id_gradient=0.0,
         ema=0.99,
-        bf16=bool(torch.cpu.get_capabilities().get("avx512_bf16")),
+        bf16=recipes.has_bf16(net, sticks.SHAPE, torch.device("cpu")),
         vectors=vectors,
         unit_px=UNIT_PX,
     )
@@ -262,16 +256,8 @@ def save_model(
     """Write a model that `infer.py` and `cluster.py` take."""
     meta = {
         "name": path.stem,
-        "ndim": 2,
-        "in_channels": 1,
-        "net": net.options,
-        "stride": list(net.stride),
-        "id_stride": list(net.id_stride),
-        "radius": list(dependency_radius(net)),
-        "block": predict.default_block(2, net.stride),
+        **predict.model_facts(net),
         "normalize": {"percentiles": [0, 100]},
-        "max_offset": net.options["max_offset"],
-        "max_sigma": net.options["max_sigma"],
         "clustering": settings.as_dict(),
         "training": {**trainer.facts, "steps": trainer.step, "cpu_seconds": trainer.seconds},
     }

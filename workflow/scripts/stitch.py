@@ -296,11 +296,9 @@ def identities(found: pd.DataFrame, instances: pd.DataFrame, tiles: dict) -> pd.
     """Return one row per label, 1 to n; an orphan has no confidence and no descriptor."""
     found = found[found["label"] > 0].reset_index(drop=True)
     known = instances.drop_duplicates("gid").set_index("gid").reindex(found["gid"])
-    on_grid = np.unravel_index(found["gid"].to_numpy().astype(np.int64), tiling.grid_shape(tiles))
-    seeds = [  # of the image: the voxel under the middle of the grid's
-        ((2 * at + 1) * n) // (2 * m)
-        for at, n, m in zip(on_grid, tiles["shape"], tiling.grid_shape(tiles), strict=True)
-    ]
+    to = tiling.grid_shape(tiles)
+    on_grid = np.unravel_index(found["gid"].to_numpy().astype(np.int64), to)
+    seeds = scale.under(on_grid, to, tiles["shape"])
     descriptor = [name for name in instances.columns if name.startswith("id_")]
     return pd.DataFrame(
         {

@@ -166,9 +166,8 @@ def estimated_diameter(
         named = clustering.label_array(predict.whole(net, window), settings, net.id_stride)
         return np.unique(named, return_inverse=True)[1].reshape(named.shape)
 
-    def read(box: grid.Box) -> np.ndarray:
-        return normalize.scale(image[box], limits.low, limits.high).clip(*predict.CLIP)
-
+    clip = meta["normalize"].get("clip", predict.CLIP)
+    read = normalize.reader(image, limits.low, limits.high, clip)
     spacing = pixel_um or (1.0,) * image.ndim
     return sizing.estimate(segment, read, image.shape, spacing)
 

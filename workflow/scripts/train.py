@@ -48,7 +48,7 @@ from iaunet import (
 )
 from iaunet.clustering import Settings
 from iaunet.errors import InputError, OptionError
-from iaunet.net import IAUNet, dependency_radius
+from iaunet.net import IAUNet
 
 log = logging.getLogger("train")
 
@@ -434,16 +434,8 @@ def model_meta(
     recipe = trainer.recipe
     return {
         "name": args.name,
-        "ndim": net.ndim,
-        "in_channels": 1,
-        "net": net.options,
-        "stride": list(net.stride),
-        "id_stride": list(net.id_stride),
-        "radius": list(dependency_radius(net)),
-        "block": predict.default_block(net.ndim, net.stride),
+        **predict.model_facts(net),
         "normalize": {"percentiles": list(PERCENTILES)},
-        "max_offset": net.options["max_offset"],
-        "max_sigma": net.options["max_sigma"],
         "diameter_px": size_range(args, net.ndim),
         "pixel_um": args.pixel_um,
         "clustering": settings.as_dict(),

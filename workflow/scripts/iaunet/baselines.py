@@ -52,5 +52,7 @@ def watershed(
 
 
 def without_small(labels: np.ndarray, min_size: int) -> np.ndarray:
-    """Return labels without the objects of fewer than `min_size` voxels."""
-    return np.where(np.bincount(labels.ravel())[labels] >= min_size, labels, 0)
+    """Return labels 1 to n, int32, without the objects of fewer than `min_size` voxels."""
+    kept = np.bincount(labels.ravel()) >= min_size
+    kept[0] = False
+    return (np.cumsum(kept) * kept)[labels].astype(np.int32)

@@ -1,9 +1,11 @@
 """Intensity scaling that is the same for all tiles of an image."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from iaunet.grid import Box
 
 BINS = 1 << 16
 
@@ -143,6 +145,17 @@ def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if high <= low:
         return np.zeros(values.shape, np.float32)
     return (values.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
+
+
+def reader(
+    image: np.ndarray, low: float, high: float, clip: Sequence[float]
+) -> Callable[[Box], np.ndarray]:
+    """Return a function that reads a box of an image, or of anything sliced alike, scaled."""
+
+    def read(box: Box) -> np.ndarray:
+        return scale(image[box], low, high).clip(*clip)
+
+    return read
 
 
 def _parts(values: np.ndarray) -> Iterable[np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from iaunet import fixedpoint, grid
-from iaunet.net import IAUNet, Outputs
+from iaunet.net import IAUNet, Outputs, dependency_radius
 
 CLIP = (-0.5, 2.0)
 """Scaled intensities are cut here before the network sees them."""
@@ -210,6 +210,21 @@ class Blocks:
                     to = (..., *grid.shift(both, grid.origin(target)))
                     out[name][to] = array[(..., *grid.shift(both, grid.origin(source)))]
         return out
+
+
+def model_facts(net: IAUNet) -> dict[str, object]:
+    """Return what a model file says of its network, as far as the network tells."""
+    return {
+        "ndim": net.ndim,
+        "in_channels": 1,
+        "net": net.options,
+        "stride": list(net.stride),
+        "id_stride": list(net.id_stride),
+        "radius": list(dependency_radius(net)),
+        "block": default_block(net.ndim, net.stride),
+        "max_offset": net.options["max_offset"],
+        "max_sigma": net.options["max_sigma"],
+    }
 
 
 def default_block(ndim: int, stride: Sequence[int]) -> list[int]:

@@ -64,8 +64,7 @@ def spacing_factors(spacing: Sequence[float], trained: Sequence[float]) -> tuple
     found = []
     for here, there in zip(spacing, trained, strict=True):
         near = 1 / TOLERANCE <= here / there <= TOLERANCE
-        ratio = min(max(here / there, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
-        found.append(1.0 if near else ratio)
+        found.append(1.0 if near else _bounded(here / there))
     return tuple(found)
 
 
@@ -94,8 +93,11 @@ def factor(diameter: float, low: float, high: float) -> float:
     """
     if low / TOLERANCE <= diameter <= high * TOLERANCE:
         return 1.0
-    wanted = math.sqrt(low * high) / diameter
-    return min(max(wanted, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
+    return _bounded(math.sqrt(low * high) / diameter)
+
+
+def _bounded(value: float) -> float:
+    return min(max(value, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
 
 
 def grid_shape(shape: Sequence[int], factors: Sequence[float]) -> tuple[int, ...]:
@@ -151,10 +153,15 @@ def nearest(shape: Sequence[int], to: Sequence[int], box: Box) -> list[np.ndarra
     >>> nearest((2,), (6,), (slice(1, 5),))
     [array([0, 0, 1, 1])]
     """
-    return [
-        ((2 * np.arange(side.start, side.stop, dtype=np.int64) + 1) * n) // (2 * m)
-        for n, m, side in zip(shape, to, box, strict=True)
-    ]
+    voxels = [np.arange(side.start, side.stop, dtype=np.int64) for side in box]
+    return under(voxels, to, shape)
+
+
+def under(
+    voxels: Sequence[np.ndarray], shape: Sequence[int], to: Sequence[int]
+) -> list[np.ndarray]:
+    """Return, per axis, the voxel of grid `to` under the middle of each voxel of grid `shape`."""
+    return [((2 * at + 1) * m) // (2 * n) for at, n, m in zip(voxels, shape, to, strict=True)]
 
 
 def _taps(n: int, m: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

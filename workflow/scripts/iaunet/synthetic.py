@@ -135,14 +135,9 @@ def draw_nuclei(
     labels = _connected(*_competition(shape, step, nuclei))
     chromatin = _chromatin(shape, step, diameter_px, rng)
     light = _fluorescence(labels, step, nuclei, chromatin, texture, rng)
-    kept = np.unique(labels)
-    labels = np.searchsorted(kept[kept > 0], labels, side="right").astype(np.uint32)
+    labels = _numbered(labels)
 
-    blur = np.full(len(shape), blur_px) / step
-    if len(shape) == 3:
-        blur[0] *= 2.5
-        light *= np.exp(-rng.uniform(0, 0.5) * np.linspace(0, 1, shape[0]))[:, None, None]
-    light = ndimage.gaussian_filter(light, blur, truncate=3)
+    light = _through_lens(light, blur_px / step, 0.5, rng)
     if haze > 0:
         light += haze * _wide_blur(light, 0.8 * diameter_px / step)
     light += background * _uneven(shape, rng)
@@ -223,19 +218,14 @@ def draw_cells(
         hills = _smooth(shape, 1.5 * diameter_px / step, rng)
         labels[hills > np.quantile(hills, filled)] = 0
     labels = _connected(labels, np.zeros(int(labels.max()) + 1))
-    kept = np.unique(labels)
-    labels = np.searchsorted(kept[kept > 0], labels, side="right").astype(np.uint32)
+    labels = _numbered(labels)
 
     distance = ndimage.distance_transform_edt(~_walls(labels), sampling=step)
     light = np.exp(-((distance / thickness_px) ** 2)).astype(np.float32)
     light *= np.exp(unevenness * _smooth(shape, 0.4 * diameter_px / step, rng))
     plasma = np.exp(0.7 * _smooth(shape, 0.15 * diameter_px / step, rng))
     light += interior * plasma * (labels > 0) * rng.uniform(0.3, 1.0, int(labels.max()) + 1)[labels]
-    blur = np.full(len(shape), blur_px) / step
-    if len(shape) == 3:
-        blur[0] *= 2.5
-        light *= np.exp(-rng.uniform(0, 0.8) * np.linspace(0, 1, shape[0]))[:, None, None]
-    light = ndimage.gaussian_filter(light, blur, truncate=3)
+    light = _through_lens(light, blur_px / step, 0.8, rng)
     light += background * _uneven(shape, rng)
     return _photograph(light, photons, rng), labels
 
@@ -450,6 +440,24 @@ def _connected(labels: np.ndarray, alone: np.ndarray) -> np.ndarray:
         if sizes[largest] >= max(MIN_VOXELS, MIN_VISIBLE_SHARE * alone[label]):
             kept[box][parts == largest] = label
     return kept
+
+
+def _numbered(labels: np.ndarray) -> np.ndarray:
+    """Return labels 1 to n without gaps, in the same order, uint32."""
+    kept = np.unique(labels)
+    return np.searchsorted(kept[kept > 0], labels, side="right").astype(np.uint32)
+
+
+def _through_lens(
+    light: np.ndarray, blur: np.ndarray, dimming: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return light blurred, in a volume 2.5 times as much in depth and dimmer the deeper it is."""
+    if light.ndim == 3:
+        blur = blur * (2.5, 1.0, 1.0)
+        depth = np.linspace(0, 1, len(light))
+        dimmer = np.exp(-rng.uniform(0, dimming) * depth)[:, None, None]
+        light = (light * dimmer).astype(light.dtype)
+    return ndimage.gaussian_filter(light, blur, truncate=3)
 
 
 def _chromatin(

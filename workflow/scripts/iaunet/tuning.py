@@ -1,7 +1,7 @@
 """Network outputs and true labels -> the clustering's thresholds, and scores with them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -47,12 +47,57 @@ def pooled_ap(
 
     An image without any object, true or predicted, counts as 1 in the latter.
     """
-    counts, single = [], []
-    for case in cases:
-        counts.append(metrics.match_counts(compared(case, settings, id_stride), SCORED))
-        ap = metrics.pooled(counts[-1:])
-        single.append(np.mean([1.0 if value is None else value for value in ap]))
+    return both_ap([compared(case, settings, id_stride) for case in cases])
+
+
+def both_ap(overlaps: Sequence[metrics.Overlap]) -> tuple[list[float], float]:
+    """Return what `pooled_ap` does, of images whose labels are compared already."""
+    counts = [metrics.match_counts(one, SCORED) for one in overlaps]
+    single = [
+        np.mean([1.0 if value is None else value for value in metrics.pooled([one])])
+        for one in counts
+    ]
     return [value or 0.0 for value in metrics.pooled(counts)], float(np.mean(single))
+
+
+def deciding_score(overlaps: Sequence[metrics.Overlap]) -> float:
+    """Return the mean of two: mean AP pooled over all objects, and averaged over images.
+
+    So neither one crowded image nor a few objects in an empty one decide.
+    """
+    pooled, single = both_ap(overlaps)
+    return 0.5 * (float(np.mean(pooled)) + single)
+
+
+def search(
+    score_of: Callable[[dict[str, object]], float],
+    start: Mapping[str, object],
+    grid: Mapping[str, Sequence[object]],
+    rounds: int = 3,
+) -> tuple[dict[str, object], float]:
+    """Search settings one at a time for the largest score, until a round finds nothing better.
+
+    Of equal scores the first found stays.
+    """
+    best, score = dict(start), score_of(dict(start))
+    for _ in range(rounds):
+        before = score
+        for name, values in grid.items():
+            for value in values:
+                trial = best | {name: value}
+                if trial != best and (found := score_of(trial)) > score:
+                    best, score = trial, found
+        log.info("thresholds %s: score %.4f", best, score)
+        if score == before:
+            break
+    return best, score
+
+
+def grid_of(ndim: int, grid: Mapping[str, Sequence[object]]) -> dict[str, Sequence[object]]:
+    """Return a grid of settings with a seed window per axis: sections are often farther apart."""
+    windows = grid.get("seed_window", ())
+    per_axis = [[max(1, px // 2)] * (ndim - 2) + [px] * 2 for px in windows]
+    return {**grid, "seed_window": per_axis} if per_axis else dict(grid)
 
 
 def fit_thresholds(
@@ -60,31 +105,15 @@ def fit_thresholds(
     settings: clustering.Settings,
     id_stride: Sequence[int],
 ) -> tuple[clustering.Settings, float]:
-    """Search the thresholds one at a time, up to three times, for the best mean AP.
-
-    The score is the mean of two: pooled over all objects, and averaged over images, so that
-    neither one crowded image nor a few objects in an empty one decide.
-    """
+    """Search the thresholds one at a time, up to three times, for the best `deciding_score`."""
     ndim = len(id_stride)
 
-    def score_of(trial: clustering.Settings) -> float:
-        pooled, single = pooled_ap(cases, trial, id_stride)
-        return 0.5 * (float(np.mean(pooled)) + single)
+    def score_of(values: dict[str, object]) -> float:
+        trial = clustering.Settings.from_dict(values, ndim)
+        return deciding_score([compared(case, trial, id_stride) for case in cases])
 
-    score = score_of(settings)
-    for _ in range(3):
-        before = score
-        for name, values in GRID.items():
-            for value in values:
-                if name == "seed_window":  # sections are often farther apart than pixels
-                    value = [max(1, value // 2)] * (ndim - 2) + [value] * 2
-                trial = clustering.Settings.from_dict(settings.as_dict() | {name: value}, ndim)
-                if trial != settings and (found := score_of(trial)) > score:
-                    settings, score = trial, found
-        log.info("thresholds %s: score %.4f", settings.as_dict(), score)
-        if score == before:
-            break
-    return settings, score
+    found, score = search(score_of, settings.as_dict(), grid_of(ndim, GRID))
+    return clustering.Settings.from_dict(found, ndim), score
 
 
 def accuracy(

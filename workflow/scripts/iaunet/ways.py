@@ -88,54 +88,23 @@ def fitted(way: Way, cases: Sequence[tuning.Case], identity: bool) -> tuple[Sett
     The score is the mean of two: AP pooled over all objects, and averaged over images. With
     `identity` its weight is chosen last; the other settings stay those without it.
     """
-    grid = dict(way.grid)
-    if cases[0][1].ndim == 3 and "seed_window" in grid:  # sections may be far apart
-        grid["seed_window"] = [[max(1, w // 2), w, w] for w in grid["seed_window"]]
+    grid = tuning.grid_of(cases[0][1].ndim, way.grid)
     start = {name: DEFAULTS[name] for name in grid}
     sizes = np.concatenate([np.bincount(true[true > 0])[1:] for _, true in cases])
     first = tuning.start_settings(sizes[sizes > 0], cases[0][1].ndim).as_dict()
     start |= {name: first[name] for name in ("min_size", "smooth") if name in grid}
 
     def score_of(settings: Mapping[str, object]) -> float:
-        counts = [
-            metrics.match_counts(
-                metrics.overlap(*metrics.where_annotated(true, way.label(outputs, settings))),
-                tuning.SCORED,
-            )
-            for outputs, true in cases
-        ]
-        pooled = [value or 0.0 for value in metrics.pooled(counts)]
-        single = [
-            [1.0 if value is None else value for value in metrics.pooled([one])] for one in counts
-        ]
-        return float(0.5 * (np.mean(pooled) + np.mean(single)))
+        return tuning.deciding_score(
+            [
+                metrics.overlap(*metrics.where_annotated(true, way.label(outputs, settings)))
+                for outputs, true in cases
+            ]
+        )
 
-    settings, score = search(score_of, start, grid)
+    settings, score = tuning.search(score_of, start, grid)
     if identity:
         trials = [settings | {"identity": weight} for weight in IDENTITY]
         settings = max(trials, key=score_of)
         score = score_of(settings)
     return settings, score
-
-
-def search(
-    score_of: Callable[[Settings], float],
-    start: Settings,
-    grid: Mapping[str, Sequence[object]],
-    rounds: int = 3,
-) -> tuple[Settings, float]:
-    """Search settings one at a time for the largest score, until a round finds nothing better.
-
-    Of equal scores the first found stays.
-    """
-    best, score = dict(start), score_of(start)
-    for _ in range(rounds):
-        before = score
-        for name, values in grid.items():
-            for value in values:
-                trial = best | {name: value}
-                if trial != best and (found := score_of(trial)) > score:
-                    best, score = trial, found
-        if score == before:
-            break
-    return best, score
