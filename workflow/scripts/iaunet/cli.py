@@ -39,9 +39,13 @@ def base_parser(doc: str) -> argparse.ArgumentParser:
 
 
 def add_sizes(
-    parser: argparse.ArgumentParser, option: str, text: str, words: Sequence[str]
+    parser: argparse.ArgumentParser,
+    option: str,
+    text: str,
+    words: Sequence[str],
+    default: Sequence[str] | None = None,
 ) -> None:
-    """Add an option that takes one number per axis, or one of `words`."""
+    """Add an option that takes one number per axis, or one of `words`; required by default."""
 
     def length(text: str) -> str | int:  # argparse shows this name
         return text if text in words else int(text)
@@ -50,7 +54,8 @@ def add_sizes(
         option,
         nargs="+",
         type=length,
-        required=True,
+        required=default is None,
+        default=default,
         metavar="N",
         help=f"{text}: {', '.join(words)} or one number per axis, [z] y x, in pixels",
     )

@@ -53,13 +53,14 @@ def overlap(true: images.Image, predicted: images.Image) -> metrics.Overlap:
     merged = metrics.merge_overlaps([])
     parts = []
     for box in true.blocks(ALIGN_PX[true.ndim], BLOCK_BYTES):
-        parts.append(metrics.overlap(_read(true, box), _read(predicted, box)))
+        parts.append(metrics.overlap(read(true, box), read(predicted, box)))
         if len(parts) == BLOCKS_PER_MERGE:
             merged, parts = metrics.merge_overlaps([merged, *parts]), []
     return metrics.merge_overlaps([merged, *parts])
 
 
-def _read(image: images.Image, box: Box) -> np.ndarray:
+def read(image: images.Image, box: Box | None = None) -> np.ndarray:
+    """Return the labels in a box, or all; a negative one is an `InputError`."""
     labels = image.read(box)
     if labels.dtype.kind == "i" and labels.min(initial=0) < 0:
         raise InputError(

@@ -106,9 +106,13 @@ def write_pyramid(group_path: Path) -> None:
     _fill_levels(_open_group(group_path, "r+"), halved_mean)
 
 
-def write_label_pyramid(path: Path, name: str = "instances") -> None:
-    """Fill levels 1, 2, ... of labels from level 0 with every second voxel, in bounded memory."""
-    _fill_levels(_open_group(Path(path) / "labels" / name, "r+"), strided)
+def write_label_pyramid(path: Path, name: str | None = "instances") -> None:
+    """Fill levels 1, 2, ... of labels from level 0 with every second voxel, in bounded memory.
+
+    `name` is that of labels of an image; None: the store is the labels.
+    """
+    labels = Path(path) / "labels" / name if name else Path(path)
+    _fill_levels(_open_group(labels, "r+"), strided)
 
 
 def halved_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
@@ -185,16 +189,44 @@ def add_labels(
     labels = image.require_group("labels")
     names = [*labels.attrs.asdict().get("ome", {}).get("labels", []), name]
     group = labels.create_group(name)
-    factors = level_factors(meta.shape, meta.axes, meta.pixel_um)
-    _create_levels(group, meta.shape, meta.axes, np.dtype(dtype), factors, ZstdCodec(level=1))
+    source = {"source": {"image": "../../"}}
+    array = _create_labels(group, meta.shape, meta.axes, dtype, meta.pixel_um, name, source, attrs)
+    labels.attrs["ome"] = {"version": VERSION, "labels": names}
+    return array
+
+
+def create_labels(
+    path: Path,
+    shape: Sequence[int],
+    axes: Sequence[str],
+    dtype: np.dtype | type,
+    pixel_um: Sequence[float] | None,
+    attrs: Mapping[str, object],
+) -> zarr.Array:
+    """Create a store that holds labels and no image, empty; return its level 0."""
+    group = zarr.create_group(str(path), zarr_format=3, overwrite=False)
+    return _create_labels(group, shape, axes, dtype, pixel_um, "labels", {}, attrs)
+
+
+def _create_labels(
+    group: zarr.Group,
+    shape: Sequence[int],
+    axes: Sequence[str],
+    dtype: np.dtype | type,
+    pixel_um: Sequence[float] | None,
+    name: str,
+    source: Mapping[str, object],
+    attrs: Mapping[str, object] | None,
+) -> zarr.Array:
+    factors = level_factors(shape, axes, pixel_um)
+    _create_levels(group, shape, axes, np.dtype(dtype), factors, ZstdCodec(level=1))
     group.attrs["ome"] = {
         "version": VERSION,
-        "multiscales": [_multiscale(name, meta.axes, meta.pixel_um, factors, "every second voxel")],
-        "image-label": {"version": VERSION, "source": {"image": "../../"}},
+        "multiscales": [_multiscale(name, axes, pixel_um, factors, "every second voxel")],
+        "image-label": {"version": VERSION, **source},
     }
     if attrs:
         group.attrs["iaunet"] = dict(attrs)
-    labels.attrs["ome"] = {"version": VERSION, "labels": names}
     return group["0"]
 
 

@@ -1,4 +1,4 @@
-"""Read TIFF, BigTIFF, OME-TIFF, ImageJ hyperstacks and multi-page stacks in pieces."""
+"""Read TIFF, BigTIFF, OME-TIFF, ImageJ hyperstacks and multi-page stacks; write label TIFFs."""
 
 import contextlib
 import itertools
@@ -21,6 +21,8 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LARGEST_SEGMENT = 1 << 31
 CACHE_BYTES = 64 << 20
 SMALL_RUN = 1 << 16
+TILE_PX = 512
+BIG_BYTES = 3 << 30
 FATAL_LOGS = (
     "page offset",
     "offset to first page",
@@ -392,3 +394,33 @@ class _Pages:
             here = tuple(at - side.start for at, side in zip(position, box[:k], strict=True))
             out[here] = values[(slice(None), *box[k + 1 :])]
         return out
+
+
+def write_labels(path: Path, labels: object) -> None:
+    """Write labels as a tiled, compressed TIFF, plane by plane; BigTIFF where it must be.
+
+    Parameters
+    ----------
+    labels : array-like with shape, dtype and slicing, axes y, x or z, y, x
+    """
+    height, width = labels.shape[-2:]
+
+    def pieces() -> Iterator[np.ndarray]:
+        for plane in itertools.product(*map(range, labels.shape[:-2])):
+            for y in range(0, height, TILE_PX):
+                row = labels[(*plane, slice(y, y + TILE_PX))]
+                for x in range(0, width, TILE_PX):
+                    piece = row[:, x : x + TILE_PX]
+                    yield np.pad(piece, [(0, TILE_PX - length) for length in piece.shape])
+
+    tifffile.imwrite(
+        path,
+        pieces(),
+        shape=labels.shape,
+        dtype=labels.dtype,
+        tile=(TILE_PX, TILE_PX),
+        compression="zlib",
+        bigtiff=labels.size * labels.dtype.itemsize > BIG_BYTES,
+        metadata={"axes": "ZYX"[-len(labels.shape) :]},
+        photometric="minisblack",
+    )

@@ -1,0 +1,265 @@
+"""Labels of tiles, from any segmenter: what each tile shows, and what matches in the next one.
+
+What a label shows in one tile is a **node**. Nodes of two tiles that overlap match by the voxels
+that they share where both tiles are trusted; nodes of tiles that only meet, by their cut faces.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from iaunet import labels as label_arrays
+from iaunet import metrics
+from iaunet.grid import Box, intersection, shift
+from iaunet.layout import Layout
+
+Read = Callable[[int, Box], np.ndarray]
+"""Labels of a tile in a box of the image that lies inside its window."""
+Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""How alike nodes are by another measure, 0 to 1, of two arrays of their indices."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Every label of every tile, by tile, then by label.
+
+    Attributes
+    ----------
+    tile : int64 array; label : uint64 array; area : int64 array
+    whole : bool array
+        Nothing of it may be missing: it keeps to where its tile is trusted.
+    entire : bool array
+        It does not touch a cutting face of its window; near one it may be wrong.
+    owned : bool array
+        Its centre lies deeper in its tile than in any other.
+    """
+
+    tile: np.ndarray
+    label: np.ndarray
+    area: np.ndarray
+    whole: np.ndarray
+    entire: np.ndarray
+    owned: np.ndarray
+
+    def index(self, tile: int, labels: np.ndarray) -> np.ndarray:
+        """Return which nodes the labels of a tile are; all must exist."""
+        first, end = np.searchsorted(self.tile, (tile, tile + 1))
+        return first + np.searchsorted(self.label[first:end], labels)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs of nodes of two tiles that share ground, or meet at a face.
+
+    Attributes
+    ----------
+    one, other : int64 arrays
+        Nodes.
+    shared : int64 array
+        Voxels where both tiles are trusted, or of the face.
+    iou : float array
+        `shared` over the union there.
+    inside : float array
+        `shared` over the smaller of the two there.
+    mutual : bool array
+        Each is the best match of the other; else one is of the other.
+    at_face : bool array
+    """
+
+    one: np.ndarray
+    other: np.ndarray
+    shared: np.ndarray
+    iou: np.ndarray
+    inside: np.ndarray
+    mutual: np.ndarray
+    at_face: np.ndarray
+
+
+def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[int]) -> Nodes:
+    """Return the nodes of one tile.
+
+    Parameters
+    ----------
+    labels : unsigned integer array, shape of the tile
+    near : tiles that overlap it
+    """
+    found = label_arrays.extents(labels, layout.starts[tile])
+    low, high = layout.cutting(tile)
+    trusted = layout.trusted(tile)
+    # Without a margin a label that ends at the face of the window may go on behind it.
+    one = np.array(layout.margin_px) == 0
+    least = np.array([side.start for side in trusted]) + (low & one)
+    most = np.array([side.stop for side in trusted]) - (high & one)
+    window = layout.starts[tile] + low, layout.stops[tile] - high
+    centre = found.sums // np.maximum(found.areas, 1)[:, None]
+    own = layout.depths(tile, centre)
+    owned = np.ones(len(own), dtype=bool)
+    for other in near:
+        depth = layout.depths(other, centre)
+        owned &= (own > depth) | ((own == depth) & (tile < other))
+    return Nodes(
+        tile=np.full(len(own), tile, dtype=np.int64),
+        label=found.ids,
+        area=found.areas,
+        whole=((found.starts >= least) & (found.stops <= most)).all(1),
+        entire=((found.starts >= window[0]) & (found.stops <= window[1])).all(1),
+        owned=owned,
+    )
+
+
+def all_nodes(layout: Layout, read: Read) -> Nodes:
+    """Return the nodes of all tiles; each tile is read once, as a whole."""
+    near: list[list[int]] = [[] for _ in range(len(layout))]
+    for one, other in layout.overlaps().tolist():
+        near[one].append(other)
+        near[other].append(one)
+    parts = [
+        nodes_of_tile(read(tile, layout.window(tile)), layout, tile, near[tile])
+        for tile in range(len(layout))
+    ]
+    return _joined(Nodes, parts)
+
+
+def all_matches(
+    layout: Layout, read: Read, nodes: Nodes, similarity: Similarity | None = None
+) -> tuple[Matches, np.ndarray]:
+    """Return the candidate links of all neighbours, and how much of each node others cover.
+
+    Of the nodes that share ground with a node, only its best match is a candidate. `similarity`
+    weighs the candidates against each other; whether a link is accepted it does not decide.
+
+    Returns
+    -------
+    matches : Matches
+    covered : float array, one per node
+        The largest share of its voxels that lie on labels of one other tile.
+    """
+    covered = np.zeros(len(nodes.tile))
+    parts = []
+    for one, other in layout.overlaps().tolist():
+        box = intersection(layout.window(one), layout.window(other))
+        pair = read(one, box), read(other, box)
+        everything = metrics.overlap(*pair)
+        _cover(covered, nodes, one, everything.pairs[:, 0], everything.shared)
+        _cover(covered, nodes, other, everything.pairs[:, 1], everything.shared)
+        parts.append(_same(_matches(everything, nodes, one, other, None, at_face=False)))
+        both = intersection(layout.trusted(one), layout.trusted(other))
+        if both is None:
+            continue
+        if both != box:
+            inner = shift(both, [side.start for side in box])
+            everything = metrics.overlap(pair[0][inner], pair[1][inner])
+        parts.append(_matches(everything, nodes, one, other, similarity, at_face=False))
+    for (one, other), axis in zip(*(found.tolist() for found in layout.faces()), strict=True):
+        boxes = _facing(layout, one, other, axis)
+        pair = read(one, boxes[0]), read(other, boxes[1])
+        found = metrics.overlap(*pair)
+        parts.append(_matches(found, nodes, one, other, similarity, at_face=True))
+    return _once(_joined(Matches, parts)), covered
+
+
+def _once(matches: Matches) -> Matches:
+    """Return the matches without repeated pairs; of these, the one of the largest IoU stays."""
+    order = np.lexsort((-matches.iou, matches.other, matches.one))
+    pairs = np.stack([matches.one[order], matches.other[order]])
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(0)
+    return _rows(matches, order[new])
+
+
+def _rows(matches: Matches, rows: np.ndarray) -> Matches:
+    return Matches(*(getattr(matches, field.name)[rows] for field in fields(Matches)))
+
+
+def similarity_of(vectors: np.ndarray) -> Similarity:
+    """Return how alike nodes are by their vectors, (n, c); of one number each, by its ratio."""
+
+    def similarity(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        a, b = vectors[one], vectors[other]
+        if vectors.shape[1] == 1:
+            low, high = np.minimum(a, b)[:, 0], np.maximum(a, b)[:, 0]
+            return np.divide(low, high, out=np.ones(len(low)), where=high > 0).clip(0, 1)
+        length = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = np.divide((a * b).sum(1), length, out=np.ones(len(a)), where=length > 0)
+        return (1 + cosine.clip(-1, 1)) / 2
+
+    return similarity
+
+
+def _cover(
+    covered: np.ndarray, nodes: Nodes, tile: int, ids: np.ndarray, shared: np.ndarray
+) -> None:
+    """Raise `covered` of the nodes of a tile to what another tile covers of them."""
+    labels, place = np.unique(ids, return_inverse=True)
+    index = nodes.index(tile, labels)
+    share = np.bincount(place, shared, len(labels)) / nodes.area[index]
+    covered[index] = np.maximum(covered[index], share)
+
+
+def _facing(layout: Layout, one: int, other: int, axis: int) -> tuple[Box, Box]:
+    """Return the outermost planes of two tiles that meet across `axis`, where both reach."""
+    planes = []
+    for tile, opposite in ((one, other), (other, one)):
+        before = layout.starts[tile, axis] < layout.starts[opposite, axis]
+        at = int(layout.stops[tile, axis] - 1 if before else layout.starts[tile, axis])
+        box = [
+            slice(max(a.start, b.start), min(a.stop, b.stop))
+            for a, b in zip(layout.window(one), layout.window(other), strict=True)
+        ]
+        box[axis] = slice(at, at + 1)
+        planes.append(tuple(box))
+    return planes[0], planes[1]
+
+
+def _matches(
+    found: metrics.Overlap,
+    nodes: Nodes,
+    one: int,
+    other: int,
+    similarity: Similarity | None,
+    at_face: bool,
+) -> Matches:
+    """Return the pairs in which at least one is the other's best match."""
+    first = nodes.index(one, found.pairs[:, 0])
+    second = nodes.index(other, found.pairs[:, 1])
+    first_area = found.true_areas[np.searchsorted(found.true_ids, found.pairs[:, 0])]
+    second_area = found.predicted_areas[np.searchsorted(found.predicted_ids, found.pairs[:, 1])]
+    iou = found.shared / (first_area + second_area - found.shared)
+    weight = iou if similarity is None else iou * similarity(first, second)
+    best = _best(first, weight, second), _best(second, weight, first)
+    kept = best[0] | best[1]
+    inside = found.shared / np.minimum(first_area, second_area)
+    return Matches(
+        one=first[kept],
+        other=second[kept],
+        shared=found.shared[kept],
+        iou=iou[kept],
+        inside=inside[kept],
+        mutual=(best[0] & best[1])[kept],
+        at_face=np.full(np.count_nonzero(kept), at_face),
+    )
+
+
+def _same(matches: Matches) -> Matches:
+    """Return the matches whose nodes are the same voxels: one object, wherever they lie."""
+    return _rows(matches, matches.iou == 1)
+
+
+def _best(group: np.ndarray, weight: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """Return which rows have the largest weight of their group, of equal ones the first."""
+    order = np.lexsort((partner, -weight, group))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = group[order][1:] != group[order][:-1]
+    best = np.zeros(len(order), dtype=bool)
+    best[order[first]] = True
+    return best
+
+
+def _joined(kind: type, parts: Sequence) -> object:
+    """Return tables of one kind as one."""
+    names = [field.name for field in fields(kind)]
+    if not parts:
+        empty = {"label": np.uint64, "iou": float, "inside": float, "mutual": bool, "at_face": bool}
+        return kind(**{name: np.zeros(0, empty.get(name, np.int64)) for name in names})
+    return kind(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

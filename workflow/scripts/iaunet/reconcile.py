@@ -1,0 +1,319 @@
+"""Labels of tiles, from any segmenter -> one identity per object.
+
+Nodes (what a label shows in one tile) that are each other's best match are one object, as in
+``cluster_tools``; so are the pieces of an object that meet outside of the tile that cut them. An
+object that some tile sees as a whole is painted as that tile drew it, if possible the tile that
+owns its centre (the rule of StarDist's ``predict_instances_big``); any other is painted tile by
+tile, each the voxels it owns. Where all tiles agree, this is the untiled result, for objects of
+any size. What only one tile saw is kept when nothing of the others lies there; what is not
+painted is said in a table.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from iaunet import layout as layouts
+from iaunet import metrics
+from iaunet.grid import Box, box_shape, intersection, shift
+from iaunet.layout import DEPTH_BITS, FAR_PX, Layout
+from iaunet.matching import Matches, Nodes, Read, all_matches, all_nodes
+
+LEAST_IOU = 0.2
+"""Mutual best matches that share less of their common ground are two objects."""
+LEAST_FACE_IOU = 0.3
+"""The same of two cut faces (BiaPy's value)."""
+MOSTLY = 0.5
+
+LINKED = "linked"
+REFUSED = "refused"
+KEPT = "kept"
+OVERRULED = "overruled"
+OPEN = "open"
+SILENT, PART, WHOLE = 0, 1, 2
+"""Roles: draws nothing; draws the voxels that its tile owns; draws the object."""
+
+Touching = Callable[[int], set[tuple[int, int]]]
+"""Pairs of labels of a tile that touch each other, the lower label first."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of nodes and matches.
+
+    Attributes
+    ----------
+    group : int64 array, one per node
+        The object it belongs to, 0..n-1.
+    role : uint8 array, one per node
+    verdict : array of str, one per node
+        ``kept``: only one tile saw it, and nothing of the others lies there. ``overruled``: only
+        one tile saw it, and objects of the others lie there; it is not drawn. ``open``: it ends
+        at the face of its tile and goes on nowhere. Else empty.
+    linked, refused : bool arrays, one per match
+        Refused: it would have made one object of two that touch each other in one tile, or that
+        one tile sees as a whole.
+    """
+
+    group: np.ndarray
+    role: np.ndarray
+    verdict: np.ndarray
+    linked: np.ndarray
+    refused: np.ndarray
+
+
+def decide(nodes: Nodes, matches: Matches, covered: np.ndarray, touching: Touching) -> Decision:
+    """Return which nodes are one object and who draws it.
+
+    A match is a link when it is mutual and its IoU large enough, or when a node that its tile
+    cuts lies mostly inside its match: pieces of an object that meet outside of their tile.
+    """
+    least = np.where(matches.at_face, LEAST_FACE_IOU, LEAST_IOU)
+    piece = ~matches.mutual & (matches.inside >= MOSTLY)
+    piece &= ~nodes.whole[matches.one] & ~nodes.whole[matches.other]
+    wanted = (matches.mutual & (matches.iou >= least)) | piece
+    group = _components(len(nodes.tile), matches.one[wanted], matches.other[wanted])
+    doubled = _seen_twice(group, nodes.tile)
+    linked = wanted & ~doubled[group[matches.one]]
+    contested = np.flatnonzero(wanted & doubled[group[matches.one]])
+    linked[_without_conflicts(nodes, matches, contested, touching)] = True
+    group = _components(len(nodes.tile), matches.one[linked], matches.other[linked])
+    role, verdict = _roles(nodes, group, covered)
+    return Decision(group, role, verdict, linked, wanted & ~linked)
+
+
+def _components(n_nodes: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(n_nodes, n_nodes))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _seen_twice(group: np.ndarray, tile: np.ndarray) -> np.ndarray:
+    """Return, per group, whether two of its nodes are of one tile."""
+    order = np.lexsort((tile, group))
+    same = (group[order][1:] == group[order][:-1]) & (tile[order][1:] == tile[order][:-1])
+    found = np.zeros(group.max(initial=-1) + 1, dtype=bool)
+    found[group[order][1:][same]] = True
+    return found
+
+
+def _without_conflicts(
+    nodes: Nodes, matches: Matches, contested: np.ndarray, touching: Touching
+) -> list[int]:
+    """Return the matches that join nothing that one tile tells apart, the best ones first."""
+    strength = matches.iou[contested]
+    order = np.lexsort(
+        (matches.other[contested], matches.one[contested], -strength, ~matches.mutual[contested])
+    )
+    members: dict[int, list[int]] = {}
+    name: dict[int, int] = {}
+    kept = []
+    for match in contested[order].tolist():
+        pair = int(matches.one[match]), int(matches.other[match])
+        one, other = (name.setdefault(node, node) for node in pair)
+        for node in (one, other):
+            members.setdefault(node, [node])
+        if one != other:
+            if _told_apart(nodes, members[one], members[other], touching):
+                continue
+            for node in members[other]:
+                name[node] = one
+            members[one] += members.pop(other)
+        kept.append(match)
+    return kept
+
+
+def _told_apart(
+    nodes: Nodes, some: Sequence[int], others: Sequence[int], touching: Touching
+) -> bool:
+    by_tile: dict[int, list[int]] = {}
+    for node in some:
+        by_tile.setdefault(int(nodes.tile[node]), []).append(node)
+    for other in others:
+        tile = int(nodes.tile[other])
+        for one in by_tile.get(tile, ()):
+            pair = sorted((int(nodes.label[one]), int(nodes.label[other])))
+            if (nodes.whole[one] and nodes.whole[other]) or tuple(pair) in touching(tile):
+                return True
+    return False
+
+
+def touching_labels(labels: np.ndarray) -> set[tuple[int, int]]:
+    """Return the pairs of labels that share a face of a voxel, the lower label first.
+
+    Examples
+    --------
+    >>> touching_labels(np.array([[4, 4, 0], [2, 0, 7]]))
+    {(2, 4)}
+    """
+    found = set()
+    for axis in range(labels.ndim):
+        along = np.moveaxis(labels, axis, 0)
+        for one, other in metrics.overlap(along[1:], along[:-1]).pairs.tolist():
+            if one != other:
+                found.add((min(one, other), max(one, other)))
+    return found
+
+
+def _roles(nodes: Nodes, group: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return who draws: of each group the best whole node, or all nodes their own voxels."""
+    n_groups = group.max(initial=-1) + 1
+    n_nodes = np.bincount(group, minlength=n_groups)
+    alone = n_nodes[group] == 1
+    owned = np.zeros(n_groups, dtype=bool)
+    owned[group[nodes.owned]] = True
+    # What the owner of the place did not see: whole, or in a margin but not cut.
+    stray = ~owned[group] & (nodes.whole | (nodes.entire & alone))
+    whole = np.flatnonzero(nodes.whole | stray)
+    order = whole[np.lexsort((-nodes.area[whole], ~nodes.owned[whole], group[whole]))]
+    drawn, first = np.unique(group[order], return_index=True)
+    role = np.full(len(group), PART, dtype=np.uint8)
+    role[np.isin(group, drawn)] = SILENT
+    role[order[first]] = WHOLE
+    verdict = np.full(len(group), "", dtype=object)
+    chosen = stray & (role == WHOLE)
+    verdict[chosen & alone] = np.where(covered[chosen & alone] > MOSTLY, OVERRULED, KEPT)
+    role[verdict == OVERRULED] = SILENT
+    verdict[(role == PART) & alone & ~nodes.entire & (covered <= MOSTLY)] = OPEN
+    return role, verdict
+
+
+def paint(
+    box: Box, layout: Layout, read: Read, nodes: Nodes, decision: Decision
+) -> tuple[np.ndarray, int]:
+    """Return the objects in a box of the image, and how many of its voxels no tile sees.
+
+    Objects are group + 1, int32; 0 is background. Of the tiles that see a voxel its owner
+    decides; where it draws nothing, the deepest of those that draw a whole object does.
+    """
+    shape = (1,) * (3 - len(box)) + box_shape(box)
+    out = np.zeros((2, *shape), dtype=np.int32)
+    depth = np.full((2, *shape), -1, dtype=np.int32)
+    here = np.array([(side.start, side.stop) for side in box]).T
+    meets = (layout.starts < here[1]).all(1) & (layout.stops > here[0]).all(1)
+    for tile in np.flatnonzero(meets).tolist():
+        part = intersection(layout.window(tile), box)
+        labels = read(tile, part)
+        first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
+        target = (slice(None),) + (slice(0, 1),) * (3 - len(box)) + shift(part, here[0].tolist())
+        _draw(
+            labels.reshape((1,) * (3 - len(box)) + labels.shape),
+            nodes.label[first:end],
+            (decision.group[first:end] + 1).astype(np.int32),
+            decision.role[first:end],
+            _depths(layout, tile, part),
+            out[target],
+            depth[target],
+        )
+    painted = np.where(out[0] > 0, out[0], out[1]).reshape(box_shape(box))
+    return painted, int((depth[0] < 0).sum())
+
+
+def _depths(layout: Layout, tile: int, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the depth of the voxels of a box in a tile, along each of three axes."""
+    low, high = layout.cutting(tile)
+    found = [np.full(1, FAR_PX, dtype=np.int32)] * (3 - len(box))
+    for axis, side in enumerate(box):
+        at = np.arange(side.start, side.stop)
+        below = at - layout.starts[tile, axis] if low[axis] else FAR_PX
+        above = layout.stops[tile, axis] - 1 - at if high[axis] else FAR_PX
+        depth = np.minimum(np.minimum(below, above), np.full(len(at), FAR_PX))
+        found.append(depth.astype(np.int32))
+    return tuple(found)
+
+
+@njit(cache=True, nogil=True)
+def _draw(labels, ids, objects, roles, depths, out, deepest):
+    """Draw one tile over those before it: out[0] by owners, out[1] whole objects of others."""
+    previous = labels.dtype.type(0)
+    found, role = 0, 0
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            least_zy = min(depths[0][z], depths[1][y])
+            sum_zy = depths[0][z] + depths[1][y]
+            for x in range(labels.shape[2]):
+                label = labels[z, y, x]
+                if label != previous:
+                    previous = label
+                    found, role = 0, 0
+                    if label != 0:
+                        place = np.searchsorted(ids, label)
+                        found, role = objects[place], roles[place]
+                least = min(least_zy, depths[2][x])
+                depth = (least << DEPTH_BITS) + sum_zy + depths[2][x]
+                if depth > deepest[0, z, y, x]:
+                    deepest[0, z, y, x] = depth
+                    out[0, z, y, x] = found if role > 0 else 0
+                if role == 2 and depth > deepest[1, z, y, x]:
+                    deepest[1, z, y, x] = depth
+                    out[1, z, y, x] = found
+
+
+class Numbers:
+    """Final numbers of objects: 1..n in the raster order of their first voxels."""
+
+    def __init__(self, n_groups: int, shape: Sequence[int]) -> None:
+        self.shape = (1,) * (3 - len(shape)) + tuple(shape)
+        self.first = np.full(n_groups + 1, np.iinfo(np.int64).max)
+        self.voxels = np.zeros(n_groups + 1, dtype=np.int64)
+
+    def add(self, painted: np.ndarray, box: Box) -> None:
+        """Take in a painted box; all boxes together are the image, each once."""
+        start = (0,) * (3 - len(box)) + tuple(side.start for side in box)
+        values = painted.reshape((1,) * (3 - painted.ndim) + painted.shape)
+        _tally(values, start, self.shape, self.first, self.voxels)
+
+    def of_groups(self) -> np.ndarray:
+        """Return the number of each painted value, uint32; 0 for those without a voxel."""
+        drawn = np.flatnonzero(self.voxels[1:]) + 1
+        number = np.zeros(len(self.voxels), dtype=np.uint32)
+        number[drawn[np.argsort(self.first[drawn])]] = np.arange(1, len(drawn) + 1)
+        return number
+
+
+@njit(cache=True, nogil=True)
+def _tally(painted, start, shape, first, voxels):
+    for z in range(painted.shape[0]):
+        for y in range(painted.shape[1]):
+            line = ((z + start[0]) * shape[1] + y + start[1]) * shape[2] + start[2]
+            previous = 0
+            for x in range(painted.shape[2]):
+                value = painted[z, y, x]
+                if value:
+                    voxels[value] += 1
+                    if value != previous and line + x < first[value]:
+                        first[value] = line + x
+                previous = value
+
+
+def reconciled(
+    tiles: Sequence[np.ndarray], starts: Sequence[Sequence[int]], **options: object
+) -> np.ndarray:
+    """Return one label array, uint32, from those of tiles that lie at `starts`.
+
+    Parameters
+    ----------
+    options : of `iaunet.layout.layout`
+
+    Examples
+    --------
+    >>> one, other = np.array([[1, 0, 2, 2]]), np.array([[5, 5, 5, 0]])
+    >>> reconciled([one, other], [(0, 0), (0, 2)]).tolist()
+    [[1, 0, 2, 2, 2, 0]]
+    """
+    placed = layouts.layout(starts, [tile.shape for tile in tiles], **options)
+
+    def read(tile: int, box: Box) -> np.ndarray:
+        return tiles[tile][shift(box, placed.starts[tile].tolist())]
+
+    nodes = all_nodes(placed, read)
+    matches, covered = all_matches(placed, read, nodes)
+    decision = decide(nodes, matches, covered, lambda tile: touching_labels(tiles[tile]))
+    whole = tuple(slice(0, length) for length in placed.shape)
+    painted, _ = paint(whole, placed, read, nodes, decision)
+    numbers = Numbers(decision.group.max(initial=-1) + 1, placed.shape)
+    numbers.add(painted, whole)
+    return numbers.of_groups()[painted]
