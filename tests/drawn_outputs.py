@@ -79,6 +79,19 @@ def sticks(shape, id_stride, rng, *, n, emb_dim=3):
     return with_identity(drawn, rng)
 
 
+def fibres(shape, rng):
+    """Draw two lines of discs that overlap, of two identities, longer than clustering looks."""
+    drawn = empty(shape, (4,) * len(shape))
+    at = np.indices(shape)
+    for y, vector in ((12, 1), (32, -1)):
+        for x in range(8, shape[-1] - 6, 9):
+            centre = [*(length // 2 for length in shape[:-2]), y, x]
+            mask = sum((a - c) ** 2 for a, c in zip(at, centre, strict=True)) < 49
+            add_object(drawn, mask, centre, centre, [4.0] * len(shape), rng)
+        drawn["id"][0, ..., (y - 9) // 4 : (y + 10) // 4, :] = 127 * vector
+    return drawn
+
+
 def noise(shape, id_stride, rng):
     """Draw numbers without any sense: strays, ties, seeds that lose their own voxel."""
     drawn = empty(shape, id_stride)

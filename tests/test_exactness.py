@@ -58,6 +58,7 @@ def segment(folder, image, model, core_px, n_batches, threads=1, diameter="nativ
                 f"--output={folder}/labels-{k}.zarr",
                 f"--table={folder}/objects-{k}.parquet",
                 f"--sightings={folder}/sightings-{k}.parquet",
+                f"--contacts={folder}/contacts-{k}.parquet",
                 f"--record={folder}/cluster-{k}.json",
             ]
         )
@@ -68,6 +69,7 @@ def segment(folder, image, model, core_px, n_batches, threads=1, diameter="nativ
             *("--labels", *(f"{folder}/labels-{k}.zarr" for k in batches)),
             *("--tables", *(f"{folder}/objects-{k}.parquet" for k in batches)),
             *("--sightings", *(f"{folder}/sightings-{k}.parquet" for k in batches)),
+            *("--contacts", *(f"{folder}/contacts-{k}.parquet" for k in batches)),
             f"--output={folder}/image.ome.zarr",
             f"--identities={folder}/identities.parquet",
             f"--seams={folder}/seams.csv",

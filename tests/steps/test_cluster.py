@@ -40,6 +40,7 @@ def run_batch(folder, words, batch, *more):
             f"--output={folder / f'{batch}.zarr'}",
             f"--table={folder / f'{batch}.parquet'}",
             f"--sightings={folder / f'{batch}.sightings.parquet'}",
+            f"--contacts={folder / f'{batch}.contacts.parquet'}",
             *more,
         ]
     )

@@ -10,7 +10,7 @@ from ome_zarr_models.v05 import Image, ImageLabel
 import cluster
 import drawn_outputs
 import stitch
-from iaunet import cli, grid, identity, omezarr, outputs, scale, synthetic, tables
+from iaunet import cli, grid, identity, joining, omezarr, outputs, scale, synthetic, tables
 from iaunet.errors import InputError
 from runs import write_header_model
 
@@ -85,7 +85,7 @@ class Run:
     def write(self):
         """Write the files of all batches; return the options of stitch.py."""
         (self.folder / "tiles.json").write_text(json.dumps(self.tiles))
-        paths = {"labels": [], "tables": [], "sightings": []}
+        paths = {"labels": [], "tables": [], "sightings": [], "contacts": []}
         for k, (written, table, seen) in enumerate(self.batches):
             store = self.folder / f"{k}.zarr"
             cli.remove(store)
@@ -96,9 +96,12 @@ class Run:
             writer.close(settings=self.settings[k])
             tables.write_parquet(table, self.folder / f"{k}.parquet")
             tables.write_parquet(seen, self.folder / f"{k}.sightings.parquet")
+            none = joining.contacts(*np.zeros((2, 0)), np.zeros((0, 2), np.int64))
+            tables.write_parquet(none, self.folder / f"{k}.contacts.parquet")
             paths["labels"].append(store)
             paths["tables"].append(self.folder / f"{k}.parquet")
             paths["sightings"].append(self.folder / f"{k}.sightings.parquet")
+            paths["contacts"].append(self.folder / f"{k}.contacts.parquet")
         options = ["--store", self.store, "--tiles", self.folder / "tiles.json"]
         for name, found in paths.items():
             options += [f"--{name}", *found]
@@ -170,13 +173,13 @@ def test_the_label_store_has_the_same_bytes_for_any_tiling(tmp_path, shape):
     assert stores[0] == stores[1]
 
 
-def cluster_and_stitch(folder, drawn, core, n_batches):
+def cluster_and_stitch(folder, drawn, core, n_batches, **more):
     """Run both steps on drawn network outputs; return the folder of the results."""
     folder.mkdir()
     shape, ndim = drawn["fg"].shape, drawn["fg"].ndim
     run = Run(folder, np.zeros(shape, np.uint32), core, n_batches)
-    values = {"seed": 0.3, "min_size": 3}
-    write_header_model(folder / "m.safetensors", ndim, clustering=values)
+    values = {"seed": 0.3, "min_size": 3, **more.pop("clustering", {})}
+    write_header_model(folder / "m.safetensors", ndim, clustering=values, **more)
     options = run.write()
     (folder / "outputs").mkdir()
     paths, _ = drawn_outputs.store(folder / "outputs", drawn, core, (4,) * ndim, n_batches)
@@ -185,6 +188,7 @@ def cluster_and_stitch(folder, drawn, core, n_batches):
         words += ["--outputs", *paths, "--batch", k, "--output", folder / f"{k}.zarr"]
         words += ["--table", folder / f"{k}.parquet"]
         words += ["--sightings", folder / f"{k}.sightings.parquet"]
+        words += ["--contacts", folder / f"{k}.contacts.parquet"]
         cluster.main([str(word) for word in words])
     stitch.main(options)
     return run
@@ -493,3 +497,66 @@ def resample(run, image_shape):
     omezarr.open_level(run.store, 0, "r+")[...] = 1
     omezarr.write_pyramid(run.store)
     run.tiles |= {"grid_shape": run.tiles["shape"], "shape": image_shape}
+
+
+@pytest.mark.parametrize(
+    ("shape", "cores"),
+    [
+        ((48, 132), [((48, 132), 1), ((16, 20), 4), ((48, 44), 2)]),
+        ((16, 48, 80), [((16, 48, 80), 1), ((8, 16, 20), 3)]),
+    ],
+)
+def test_fragments_become_the_same_objects_whatever_the_tiling(tmp_path, rng, shape, cores):
+    drawn = drawn_outputs.fibres(shape, rng)
+    n = len(joining.FEATURES)
+    weights = {"features": list(joining.FEATURES), "mean": [0] * n, "spread": [1] * n}
+    more = {
+        "clustering": {"join": 0.5, "min_size": 60},
+        "joining": {**weights, "weight": [9.0] + [0.0] * n},
+    }
+    results = []
+    for k, (core, n_batches) in enumerate(cores):
+        run = cluster_and_stitch(tmp_path / str(k), drawn, core, n_batches, **more)
+        table = tables.read_parquet(run.path("identities"))
+        seams = pd.read_csv(run.path("seams"))
+        assert (table["verdict"] == "agreed").all()
+        assert table["label"].tolist() == [1, 2]
+        contacts = seams["verdict"] == "joined"
+        assert contacts.sum() > 10
+        labels = omezarr.open_labels(run.path("output"))[...]
+        sizes = np.bincount(labels.ravel())[1:]
+        if k:
+            seen = seams[~contacts]["tiles"].str.split().str.len().tolist()
+            assert len(seen) == 2
+            assert seams[~contacts]["n_tiles"].tolist() == seen
+            size = "area_px" if len(shape) == 2 else "volume_px"
+            assert seams[~contacts][size].tolist() == sizes.tolist()
+        fixed = table.drop(columns=["crosses_seam", "n_tiles", "n_batches"])
+        links = seams.loc[contacts, ["label", "gid", "evidence", "verdict"]]
+        results.append((files(run.path("output") / "labels"), fixed, links.to_csv(index=False)))
+    for stored, table, contacts in results[1:]:
+        assert stored == results[0][0]
+        pd.testing.assert_frame_equal(table, results[0][1])
+        assert contacts == results[0][2]
+
+
+def test_contacts_of_objects_that_no_table_knows_are_told(tmp_path, rng):
+    n = len(joining.FEATURES)
+    weights = {"features": list(joining.FEATURES), "mean": [0] * n, "spread": [1] * n}
+    more = {"clustering": {"join": 0.5}, "joining": {**weights, "weight": [9.0] + [0.0] * n}}
+    drawn = drawn_outputs.fibres((48, 60), rng)
+    run = cluster_and_stitch(tmp_path / "run", drawn, (48, 60), 1, **more)
+    strange = joining.contacts(np.array([1]), np.array([2]), np.array([[3, 4]]))
+    tables.write_parquet(strange, run.folder / "0.contacts.parquet")
+    options = ["--store", run.store, "--tiles", run.folder / "tiles.json"]
+    for name, suffix in (
+        ("labels", "zarr"),
+        ("tables", "parquet"),
+        ("sightings", "sightings.parquet"),
+        ("contacts", "contacts.parquet"),
+    ):
+        options += [f"--{name}", run.folder / f"0.{suffix}"]
+    for name in ("output", "identities", "seams"):
+        options += [f"--{name}", run.path(name)]
+    with pytest.raises(InputError, match="contacts name object 1, which no table"):
+        stitch.main([str(option) for option in options])

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 import drawn_outputs
-from iaunet import clustering, grid
+from iaunet import clustering, grid, joining
 from iaunet.errors import InputError
 
 
@@ -134,6 +134,7 @@ VARIANTS = [
     pytest.param({"identity": 0.7, "phi": 0.3, "suppress": 0.8, "seed": 0.1}, id="identity"),
     pytest.param({"smooth": 2, "seed_window": 1, "seed": 0.2, "min_size": 1}, id="smooth"),
 ]
+JOINING = pytest.param({"join": 0.5, "suppress": 0.9, "phi": 0.2}, id="joining")
 
 
 @pytest.mark.parametrize("values", VARIANTS)
@@ -160,7 +161,7 @@ GRIDS_2D = [(16, 16), (24, 40), (7, 9), (200, 30)]
 GRIDS_3D = [(4, 8, 8), (8, 24, 16), (5, 7, 60)]
 
 
-@pytest.mark.parametrize("values", VARIANTS)
+@pytest.mark.parametrize("values", [*VARIANTS, JOINING])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("shape", "id_stride", "cores"),
@@ -173,17 +174,18 @@ def test_tiles_of_any_size_give_the_labels_and_tables_of_the_whole_image(
     drawn = KINDS[kind](shape, id_stride, rng)
     chosen = settings(len(shape), **values)
     bounds = clustering.largest(drawn, chosen)
-    labels, table, seen = whole_tables(drawn, chosen, id_stride)
+    labels, table, seen, touching = whole_tables(drawn, chosen, id_stride)
     assert len(table["gid"]) > 2
     objects = {int(gid): row for row, gid in enumerate(seen["gid"])}
     for core in cores:
         tiled = np.zeros_like(labels)
-        tables, in_core = [], dict.fromkeys(objects, 0)
+        tables, contacts, in_core = [], [touching], dict.fromkeys(objects, 0)
         for tile in grid.tiles(shape, core):
-            tiled[tile.core], owned, sighted = clustering.label_window(
+            tiled[tile.core], owned, sighted, touches = clustering.label_window(
                 drawn_outputs.reader(drawn), tile.core, shape, chosen, bounds, id_stride
             )
             tables.append(owned)
+            contacts.append(touches)
             for row, gid in enumerate(sighted["gid"].tolist()):
                 in_core[gid] += sighted["voxels_in_core"][row]
                 for name in sighted:
@@ -196,6 +198,9 @@ def test_tiles_of_any_size_give_the_labels_and_tables_of_the_whole_image(
         for name, column in table.items():
             assert joined[name].dtype == column.dtype
             np.testing.assert_array_equal(joined[name][order], column)
+        summed = joining.added(contacts[1:])
+        for name, column in touching.items():
+            np.testing.assert_array_equal(summed[name], column)
 
 
 def test_a_window_reads_no_farther_than_its_reach_and_needs_nothing_beyond(rng):
@@ -278,7 +283,7 @@ def test_an_object_on_a_tile_corner_is_seen_whole_by_every_tile_it_meets(radius_
     bounds = clustering.largest(drawn, chosen)
     n_seen = n_owned = 0
     for tile in grid.tiles(shape, core):
-        labels, owned, seen = clustering.label_window(
+        labels, owned, seen, _ = clustering.label_window(
             drawn_outputs.reader(drawn), tile.core, shape, chosen, bounds, (4, 4)
         )
         np.testing.assert_array_equal(labels > 0, mask[tile.core])
@@ -294,7 +299,7 @@ def test_table_holds_what_its_columns_say(rng):
     drawn, mask = one_disc((40, 40), (20, 17), 6, rng)
     drawn["id"][:] = 0
     drawn["id"][3] = 127
-    labels, table, seen = whole_tables(drawn, settings(2), (4, 4))
+    labels, table, seen, _ = whole_tables(drawn, settings(2), (4, 4))
     assert labels[20, 17] == 20 * 40 + 17 + 1
     row = {name: column[0] for name, column in table.items()}
     assert (row["gid"], row["seed_y"], row["seed_x"]) == (817, 20, 17)
@@ -322,11 +327,11 @@ def test_checksum_is_the_sum_of_splitmix64_of_the_voxel_indices(rng):
 def test_no_foreground_gives_background_and_tables_without_rows(shape):
     id_stride = (1, 4, 4)[-len(shape) :]
     drawn = drawn_outputs.empty(shape, id_stride)
-    labels, table, seen = whole_tables(drawn, settings(len(shape)), id_stride)
+    labels, table, seen, _ = whole_tables(drawn, settings(len(shape)), id_stride)
     assert not labels.any()
     assert labels.dtype == np.uint64
     full = drawn_outputs.ellipsoids(shape, id_stride, np.random.default_rng(0), n=9)
-    _, like, seen_like = whole_tables(full, settings(len(shape)), id_stride)
+    _, like, seen_like, _ = whole_tables(full, settings(len(shape)), id_stride)
     for found, wanted in ((table, like), (seen, seen_like)):
         assert {n: c.dtype for n, c in found.items()} == {n: c.dtype for n, c in wanted.items()}
         assert all(len(column) == 0 for column in found.values())

@@ -19,9 +19,11 @@ LAYERS = {
         "features",
         "hardness",
         "identity",
+        "joining",
         "kernels",
         "layout",
         "linking",
+        "logistic",
         "matching",
         "meanshift",
         "metrics",
@@ -53,6 +55,7 @@ LAYERS = {
     },
     "files": {
         "bioimageio",
+        "fragments",
         "images",
         "labelfiles",
         "ngff",
@@ -68,6 +71,7 @@ LAYERS = {
 ALSO = {
     "checkpoint": {"cli"},  # whole files
     "training": {"cli"},
+    "fragments": {"identity", "joining"},
     "labelfiles": {"metrics"},  # counts overlaps block by block
 }
 OWNERS = {
@@ -75,7 +79,7 @@ OWNERS = {
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
     "zarr": {"ngff", "omezarr", "outputs"},
-    "pandas": {"tables", "summarize", "report", "stitch", "gallery"},
+    "pandas": {"fragments", "tables", "summarize", "report", "stitch", "gallery"},
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},

@@ -133,14 +133,14 @@ def test_tiles_of_any_size_give_the_labels_and_tables_of_the_whole_image(kind, n
     args = (shape, chosen, clustering.largest(drawn, chosen), STRIDES[ndim])
     read = drawn_outputs.reader(drawn)
     everything = tuple(slice(0, length) for length in shape)
-    labels, table, seen = clustering.label_window(read, everything, *args)
+    labels, table, seen, _ = clustering.label_window(read, everything, *args)
     objects = {int(gid): row for row, gid in enumerate(seen["gid"])}
     assert len(objects) > 4
     for core in GRIDS[ndim]:
         tiled = np.zeros_like(labels)
         tables = []
         for tile in grid.tiles(shape, core):
-            tiled[tile.core], owned, sighted = clustering.label_window(read, tile.core, *args)
+            tiled[tile.core], owned, sighted, _ = clustering.label_window(read, tile.core, *args)
             tables.append(owned)
             for row, gid in enumerate(sighted["gid"].tolist()):
                 for name in ("area", "checksum", "min_x", "max_y"):

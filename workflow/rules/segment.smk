@@ -39,6 +39,7 @@ rule cluster:
         labels=temp(directory("results/{image}/steps/labels/{batch}.zarr")),
         table=temp("results/{image}/steps/labels/{batch}.parquet"),
         sightings=temp("results/{image}/steps/labels/{batch}.sightings.parquet"),
+        contacts=temp("results/{image}/steps/labels/{batch}.contacts.parquet"),
         record="results/{image}/steps/records/cluster-{batch}.json",
     log:
         "logs/cluster/{image}/{batch}.log",
@@ -58,5 +59,6 @@ rule cluster:
         " --tiles {input.tiles} --model={input.model:q} --outputs {input.outputs}"
         " --batch {wildcards.batch} --set {params.settings}"
         " --output {output.labels} --table {output.table} --sightings {output.sightings}"
+        " --contacts {output.contacts}"
         " --record {output.record}"
         " 2> {log}"

@@ -6,6 +6,7 @@ rule stitch:
         labels=per_batch("results/{image}/steps/labels/{batch}.zarr"),
         tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
         sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
+        contacts=per_batch("results/{image}/steps/labels/{batch}.contacts.parquet"),
     output:
         store=directory("results/{image}/{image}.ome.zarr"),
         identities="results/{image}/steps/identities.parquet",
@@ -33,6 +34,7 @@ rule stitch:
         "python {input.script:q}"
         " --store {input.store} --tiles {input.tiles}"
         " --labels {input.labels} --tables {input.tables} --sightings {input.sightings}"
+        " --contacts {input.contacts}"
         " --output {output.store} --identities {output.identities} --seams {output.seams}"
         " --record {output.record}"
         " 2> {log}"

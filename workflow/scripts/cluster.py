@@ -7,7 +7,8 @@ Example
 -------
     python cluster.py --tiles tiles.json --model nuclei-2d.safetensors \
         --outputs 0.zarr 1.zarr --batch 0 --set seed=0.4 \
-        --output labels/0.zarr --table labels/0.parquet --sightings labels/0.sightings.parquet
+        --output labels/0.zarr --table labels/0.parquet \
+        --sightings labels/0.sightings.parquet --contacts labels/0.contacts.parquet
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import checkpoint, cli, clustering, grid, outputs, plan, tables, tiling
+from iaunet import checkpoint, cli, clustering, grid, joining, outputs, plan, tables, tiling
 from iaunet.errors import InputError
 from iaunet.settings import DEFAULTS
 
@@ -46,12 +47,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sightings", type=Path, required=True, help="Parquet to write: objects seen per tile"
     )
+    parser.add_argument("--contacts", type=Path, required=True, help="Parquet to write: touching")
     return parser.parse_args(argv)
 
 
-def thresholds(model: Path, words: Sequence[str], ndim: int) -> clustering.Settings:
+def thresholds(model: Path, meta: dict, words: Sequence[str], ndim: int) -> clustering.Settings:
     """Return the settings of the model with the overrides of `words`."""
-    meta = checkpoint.read_meta(model)
     if meta["ndim"] != ndim:
         raise InputError(f"{model}: the model is {meta['ndim']}D, the image is {ndim}D")
     chosen = cli.settings("--set", words)
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorder = cli.Recorder("cluster", args)
     tiles = tiling.read(args.tiles, ("core", "batches"), args.batch)
     shape, core = tiling.grid_shape(tiles), tuple(tiles["core"])
-    settings = thresholds(args.model, args.set, len(shape))
+    meta = checkpoint.read_meta(args.model)
+    settings = thresholds(args.model, meta, args.set, len(shape))
     reader = outputs.Reader(args.outputs, tiles)
     bounds = clustering.Bounds(*reader.largest(settings.fg_least))
     id_stride = reader.stride("id")
@@ -82,28 +84,31 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     objects: list[clustering.Columns] = []
     sightings: list[clustering.Columns] = []
+    no_objects, not_seen, no_contacts = clustering.empty_tables(settings, id_stride)
+    contacts = [no_contacts]
     with ExitStack() as stack:
-        output, table_path, sightings_path = (
+        output, table_path, sightings_path, contacts_path = (
             stack.enter_context(cli.write_whole(path))
-            for path in (args.output, args.table, args.sightings)
+            for path in (args.output, args.table, args.sightings, args.contacts)
         )
         writer = outputs.create_labels(output, shape, core)
         for index in range(*tiles["batches"][args.batch]):
             tile = grid.tile(shape, core, index)
-            labels, table, seen = clustering.label_window(
+            labels, table, seen, touching = clustering.label_window(
                 reader.read, tile.core, shape, settings, bounds, id_stride
             )
             writer.write(tile, {outputs.LABELS: labels})
             objects.append(table)
             sightings.append({"tile": np.full(len(seen["gid"]), index, dtype=np.int64), **seen})
-        writer.close(settings=settings.as_dict())
-        no_objects, not_seen = clustering.empty_tables(settings, id_stride)
+            contacts.append(touching)
+        writer.close(settings=settings.as_dict(), joining=meta.get("joining"))
         table = concatenate(objects, no_objects)
         tables.write_parquet(table, table_path)
         tables.write_parquet(
             concatenate(sightings, {"tile": np.zeros(0, dtype=np.int64), **not_seen}),
             sightings_path,
         )
+        tables.write_parquet(joining.added(contacts), contacts_path)
     log.info("batch %d: %d objects in %d tiles", args.batch, len(table["gid"]), len(objects))
     recorder.write(n_tiles=len(objects), n_objects=len(table["gid"]), clustering=settings.as_dict())
 

@@ -11,6 +11,7 @@ Example
         --labels labels/0.zarr labels/1.zarr \
         --tables labels/0.parquet labels/1.parquet \
         --sightings labels/0.sightings.parquet labels/1.sightings.parquet \
+        --contacts labels/0.contacts.parquet labels/1.contacts.parquet \
         --output cells.ome.zarr --identities identities.parquet --seams seams.csv
 """
 
@@ -23,7 +24,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, grid, identity, omezarr, outputs, scale, tables, tiling
+from iaunet import (
+    __version__,
+    cli,
+    fragments,
+    grid,
+    identity,
+    joining,
+    omezarr,
+    outputs,
+    scale,
+    tables,
+    tiling,
+)
 from iaunet.errors import InputError
 
 log = logging.getLogger("stitch")
@@ -40,6 +53,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         ("--labels", True, "label stores of cluster.py, all batches in order"),
         ("--tables", True, "tables of instances of cluster.py, all batches in order"),
         ("--sightings", True, "sightings of cluster.py, all batches in order"),
+        ("--contacts", True, "contacts of cluster.py, all batches in order"),
         ("--output", False, "OME-Zarr to create: image and labels"),
         ("--identities", False, "Parquet table to create: one row per object"),
         ("--seams", False, "CSV table to create: one row per object that several tiles saw"),
@@ -60,16 +74,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     instances = read_instances(args.tables, tiles["axes"])
     sightings = read_sightings(args.sightings)
 
+    joined = fragments.joined(reader.facts(0), instances, args.contacts, len(tiles["shape"]))
+
     with cli.write_whole(args.output) as partial:
-        gid, sizes = write_store(partial, args.store, reader, tiles, np.unique(sightings.gid))
+        expected = np.unique(sightings.gid)
+        gid, sizes = write_store(partial, args.store, reader, tiles, expected, joined)
     voxels = sizes if reader.shape == tiles["shape"] else count_labels(reader, gid)
-    found = judge(gid, sizes, voxels, instances["gid"].to_numpy(), sightings)
+    found = judge(gid, sizes, voxels, instances["gid"].to_numpy(), sightings, joined)
+    if joined is not None:
+        found = fragments.objects(found, tiles["batches"])
+        instances = fragments.instances(instances, joined)
     with cli.write_whole(args.identities) as partial:
         tables.write_parquet(identities(found, instances, tiles), partial)
     seams = seam_table(found, tiles)
+    if joined is not None:
+        seams = pd.concat([seams, fragments.rows(joined, found, seams.columns, tiles["image"])])
     with cli.write_whole(args.seams) as partial:
         tables.write_csv(seams, partial)
 
+    n_objects = int(found["label"].max()) if len(found) else 0
     counts = found["verdict"].value_counts()
     flagged = {str(name): int(n) for name, n in counts.items() if name != identity.AGREED}
     if flagged:
@@ -77,17 +100,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info(
         "%s: %d objects, %d seen by several tiles, %d flagged",
         tiles["image"],
-        len(gid),
+        n_objects,
         int((found["n_tiles"] > 1).sum()),
         sum(flagged.values()),
     )
-    recorder.write(n_objects=len(gid), n_seams=len(seams), flagged=flagged)
+    recorder.write(n_objects=n_objects, n_seams=len(seams), flagged=flagged)
 
 
 def check_batches(args: argparse.Namespace, n_batches: int) -> None:
     """Raise when the outputs of a batch are missing, and say of which."""
     lacking = []
-    for option in ("labels", "tables", "sightings"):
+    for option in ("labels", "tables", "sightings", "contacts"):
         paths = getattr(args, option)
         if len(paths) != n_batches:
             raise InputError(
@@ -102,7 +125,7 @@ def check_batches(args: argparse.Namespace, n_batches: int) -> None:
 def read_instances(paths: Sequence[Path], axes: Sequence[str]) -> pd.DataFrame:
     """Return the tables of all batches as one, by gid."""
     frames = [tables.read_parquet(path) for path in paths]
-    needed = ["gid", *(f"seed_{axis}" for axis in axes), "confidence"]
+    needed = ["gid", *(f"seed_{axis}" for axis in axes), "area", "confidence"]
     for path, frame in zip(paths, frames, strict=True):
         absent = [name for name in needed if name not in frame.columns]
         if absent or list(frame.columns) != list(frames[0].columns):
@@ -132,12 +155,17 @@ def read_sightings(paths: Sequence[Path]) -> identity.Sightings:
 
 
 def write_store(
-    path: Path, source: Path, reader: outputs.Reader, tiles: dict, expected: np.ndarray
+    path: Path,
+    source: Path,
+    reader: outputs.Reader,
+    tiles: dict,
+    expected: np.ndarray,
+    joined: fragments.Joined | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Write image and labels; return the gids of all objects and their voxels.
+    """Write image and labels; return the gids of all fragments or objects, and their voxels.
 
-    The numbers are ranks among all gids, which are known from the sightings. When the labels
-    hold others all the same, they are written once more with the gids that were found.
+    The numbers are ranks among the gids of all objects, which are known from the sightings. When
+    the labels hold others all the same, they are written once more with the gids that were found.
     """
     shape = omezarr.read_meta(source).shape
     if shape != tiles["shape"]:
@@ -145,13 +173,12 @@ def write_store(
     attrs = provenance(reader, tiles)
     while True:
         omezarr.link_image(source, path)
+        number = numbers(expected, joined)
+        n_objects = int(number.max(initial=0))
         labels = omezarr.add_labels(
-            path,
-            "instances",
-            label_dtype(len(expected)),
-            {**attrs, "n_objects": len(expected)},
+            path, "instances", label_dtype(n_objects), {**attrs, "n_objects": n_objects}
         )
-        found, voxels = write_labels(labels, reader, expected)
+        found, voxels = write_labels(labels, reader, expected, number)
         if np.array_equal(found, expected):
             omezarr.write_label_pyramid(path)
             return found, voxels
@@ -164,16 +191,30 @@ def write_store(
         cli.remove(path)
 
 
-def write_labels(labels, reader: outputs.Reader, gid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def numbers(gid: np.ndarray, joined: fragments.Joined | None) -> np.ndarray:
+    """Return the number of every gid: its rank, or that of the object it is a fragment of."""
+    if joined is None:
+        return np.arange(1, len(gid) + 1)
+    of_object = fragments.object_of(gid, joined)
+    real = of_object != joining.NO_OBJECT
+    ranks = np.zeros(len(gid), dtype=np.int64)
+    ranks[real] = np.unique(of_object[real], return_inverse=True)[1] + 1
+    return ranks
+
+
+def write_labels(
+    labels, reader: outputs.Reader, gid: np.ndarray, number: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Write level 0, a union of whole shards at a time; return gids and voxels found.
 
     A value that is not among the gids is written as 0.
     """
     values = np.concatenate([np.zeros(1, np.uint64), gid + np.uint64(1)])
+    number = np.concatenate([np.zeros(1, number.dtype), number]).astype(labels.dtype)
     names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for box in regions(labels.shape, labels.shards or labels.chunks):
         ranks, here, counts = identity.relabel(read_labels(reader, labels.shape, box), values)
-        omezarr.write_box(labels, box, ranks.astype(labels.dtype))
+        omezarr.write_box(labels, box, number[ranks])
         names.append(here)
         sums.append(counts)
         if len(names) > 256:
@@ -259,6 +300,7 @@ def judge(
     voxels: np.ndarray,
     owned: np.ndarray,
     sightings: identity.Sightings,
+    joined: fragments.Joined | None,
 ) -> pd.DataFrame:
     """Return one row per gid that labels, tables or sightings know, with the verdict.
 
@@ -268,7 +310,7 @@ def judge(
     gid = np.unique(np.concatenate([labelled, owned, sightings.gid]))
     place = np.searchsorted(gid, labelled)
     label, size, on_grid = np.zeros((3, len(gid)), dtype=np.int64)
-    label[place] = np.arange(1, len(labelled) + 1)
+    label[place] = numbers(labelled, joined)
     size[place] = sizes
     on_grid[place] = voxels
     rows = np.bincount(np.searchsorted(gid, owned), minlength=len(gid))

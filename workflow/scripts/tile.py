@@ -160,7 +160,8 @@ def estimated_diameter(
     from iaunet import predict  # with torch, which takes seconds and is not always needed
 
     net, meta = checkpoint.load(model)
-    settings = clustering.Settings.from_dict(meta["clustering"], image.ndim)
+    # Fragments of long objects count as they are: their widths tell the scale as well.
+    settings = clustering.Settings.from_dict({**meta["clustering"], "join": 0.0}, image.ndim)
 
     def segment(window: np.ndarray) -> np.ndarray:
         named = clustering.label_array(predict.whole(net, window), settings, net.id_stride)

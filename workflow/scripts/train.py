@@ -55,6 +55,8 @@ log = logging.getLogger("train")
 PERCENTILES = (1, 99.8)
 QUICK_VOXELS = 3_000_000
 """How much is looked at while training; all of it at the end."""
+JOIN_VOXELS = 20_000_000
+"""In how many voxels of the training images contacts of fragments are looked for."""
 DRAWN_SHAPE = {2: (512, 512), 3: (48, 144, 144)}
 DRAWN = {
     "nuclei": (synthetic.random_options, synthetic.draw_nuclei),
@@ -71,6 +73,7 @@ RATE_HELP = (
     f"at its peak; default {recipes.LEARNING_RATE[True]}, with --start "
     f"{recipes.LEARNING_RATE[False]}"
 )
+JOIN_HELP = "fit which fragments that touch are one object: for objects longer than a crop"
 VALIDATE_HELP = "take the best weights and fitted thresholds, or the last and start values"
 VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
 
@@ -92,6 +95,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--vectors", choices=("conv", "spatial", "hybrid"), default="hybrid", help=VECTORS_HELP)
     add("--id-gradient", type=float, default=0.1, help="share of it that reaches the trunk")
     add("--validate", action=argparse.BooleanOptionalAction, default=True, help=VALIDATE_HELP)
+    add("--join", action=argparse.BooleanOptionalAction, default=False, help=JOIN_HELP)
     add("--name", required=True, help="name of the model")
     add("--output", type=Path, required=True, help="model file to write")
     add("--card", type=Path, help="model card to write, Markdown")
@@ -173,8 +177,14 @@ def finished(
                 settings, score = tuning.fit_thresholds(cases, start, net.id_stride)
             tried.append((score, step, net, cases, settings))
     _, step, net, cases, settings = max(tried, key=lambda one: one[:2])
-    scores = tuning.accuracy(cases, settings, net.id_stride)
+    joiner = None
+    if args.join:
+        known = outputs_of(net, spread(train, JOIN_VOXELS))
+        settings, joiner = tuning.fit_joining(known, cases, settings, net.id_stride)
+    scores = tuning.accuracy(cases, settings, net.id_stride, joiner)
     meta = model_meta(net, trainer, settings, scores, args, train, validation, step)
+    if joiner is not None:
+        meta["joining"] = joiner.as_dict()
     checkpoint.save(args.output, net.cpu().state_dict(), meta)
     if args.card:
         with cli.write_whole(args.card) as partial:
@@ -327,7 +337,7 @@ def optimise(
     The first process validates and saves at every twentieth part of the budget.
     """
     batches = prefetched(trainer, train, args)
-    few = spread(validation)
+    few = spread(validation, QUICK_VOXELS)
     clock = training.Clock(trainer, batches)
     mark = math.floor(20 * progress_of(trainer, args))
     terms: list[dict[str, float]] = []
@@ -382,11 +392,11 @@ def sizes_of(data: Sequence[patches.Annotated]) -> np.ndarray:
     return np.concatenate([image.size[1:] for image in data])
 
 
-def spread(validation: Sequence[patches.Annotated]) -> list[patches.Annotated]:
-    """Return images evenly chosen over the groups, at most `QUICK_VOXELS` together."""
-    ordered = sorted(validation, key=lambda image: (image.group, image.name))
+def spread(images: Sequence[patches.Annotated], n_voxels: int) -> list[patches.Annotated]:
+    """Return images evenly chosen over the groups, about `n_voxels` together."""
+    ordered = sorted(images, key=lambda image: (image.group, image.name))
     total = sum(image.image.size for image in ordered)
-    count = max(1, int(len(ordered) * min(1.0, QUICK_VOXELS / total)))
+    count = max(1, int(len(ordered) * min(1.0, n_voxels / total)))
     return [ordered[int(k * len(ordered) / count)] for k in range(count)]
 
 

@@ -15,10 +15,11 @@ named by its ``gid``: the C-order index, in the whole image, of its seed voxel.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from iaunet import fixedpoint, grid, kernels, meanshift
+from iaunet import fixedpoint, grid, joining, kernels, meanshift
 from iaunet.errors import InputError
 from iaunet.settings import Settings
 
@@ -104,8 +105,20 @@ def _cost(phi: float) -> int:
     return round(-math.log(phi) * 2**COST_BITS)
 
 
+class Labelled(NamedTuple):
+    """The core of a tile, labelled; see `label_window`."""
+
+    labels: np.ndarray
+    table: Columns
+    sightings: Columns
+    contacts: Columns
+
+
 def label_array(
-    outputs: Mapping[str, np.ndarray], settings: Settings, id_stride: Sequence[int] | None
+    outputs: Mapping[str, np.ndarray],
+    settings: Settings,
+    id_stride: Sequence[int] | None,
+    joiner: joining.Joiner | None = None,
 ) -> np.ndarray:
     """Label a whole image in memory.
 
@@ -113,12 +126,31 @@ def label_array(
     ----------
     outputs : fg, seed, off, lsig and id as `fixedpoint` describes them.
     id_stride : px per cell of ``id``, per axis; None when the network has no identity branch.
+    joiner : which fragments are one object; needed where the settings join.
 
     Returns
     -------
     uint64 array
         0 is background, other values are gid + 1.
     """
+    found = label_whole(outputs, settings, id_stride)
+    if not settings.join:
+        return found.labels
+    joined = joining.join(
+        found.table,
+        found.contacts,
+        joiner,
+        least=settings.join,
+        min_size=settings.min_size,
+        ndim=len(id_stride or outputs["fg"].shape),
+    )
+    return joining.renamed(found.labels, found.table["gid"], joined.gid)
+
+
+def label_whole(
+    outputs: Mapping[str, np.ndarray], settings: Settings, id_stride: Sequence[int] | None
+) -> Labelled:
+    """Return what `label_window` does of a whole image in memory."""
     shape = outputs["fg"].shape
     return label_window(
         lambda name, box: outputs[name][(..., *box)],
@@ -127,7 +159,7 @@ def label_array(
         settings,
         largest(outputs, settings),
         id_stride,
-    )[0]
+    )
 
 
 def largest(outputs: Mapping[str, np.ndarray], settings: Settings) -> Bounds:
@@ -145,7 +177,7 @@ def label_window(
     settings: Settings,
     bounds: Bounds,
     id_stride: Sequence[int] | None,
-) -> tuple[np.ndarray, Columns, Columns]:
+) -> Labelled:
     """Label the core of a tile as it is labelled in the whole image.
 
     Parameters
@@ -165,19 +197,23 @@ def label_window(
     sightings : columns gid, voxels_in_core, area, min_*, max_* (inclusive), checksum
         One row per object with a voxel in the core, by gid; all but voxels_in_core are of
         the whole object.
+    contacts : columns of `joining.CONTACTS`
+        One row per pair of objects that touch each other at voxels of the core, where the
+        settings join; a face between two voxels belongs to the core of the first.
     """
     far = reach(settings, bounds)
-    box = grid.grow(core, far.extent, image_shape)
+    beyond = (int(settings.join > 0),) * len(core)  # the other side of a face
+    box = grid.grow(grid.grow(core, beyond, image_shape), far.extent, image_shape)
     wide_box = grid.grow(box, far.seeds, image_shape)
     labels = np.zeros(grid.box_shape(core), dtype=np.uint64)
 
     fg = np.ascontiguousarray(read("fg", wide_box))
     if not (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
-        return labels, *empty_tables(settings, id_stride)
+        return Labelled(labels, *empty_tables(settings, id_stride))
     find = _shifted if settings.mode == "meanshift" else _fitted
     found = find(read, fg, box, wide_box, image_shape, settings, bounds, id_stride)
     if found is None:
-        return labels, *empty_tables(settings, id_stride)
+        return Labelled(labels, *empty_tables(settings, id_stride))
     seeds, fit, off, owner = found
 
     first, shape = _three(grid.origin(core), 0), _three(grid.box_shape(core), 1)
@@ -191,7 +227,10 @@ def label_window(
         *fit.centres, *fit.identity, PHI, PHI_SHIFT,
     )  # fmt: skip
     seen = in_core > 0
-    return (
+    contacts = empty_tables(settings, id_stride)[2]
+    if settings.join:
+        contacts = _contacts(read, fg, wide_box, core, image_shape, owner, fit, seeds.gid)
+    return Labelled(
         labels,
         _instances(
             seeds.take(owned), whole[0][owned], tuple(part[owned] for part in sums), settings,
@@ -200,7 +239,34 @@ def label_window(
         _sightings(
             seeds.gid[seen], in_core[seen], tuple(part[seen] for part in whole), len(core)
         ),
+        contacts,
     )  # fmt: skip
+
+
+def _contacts(
+    read: Read,
+    fg: np.ndarray,
+    wide_box: grid.Box,
+    core: grid.Box,
+    image_shape: Sequence[int],
+    owner: np.ndarray,
+    fit: "_Fit",
+    gid: np.ndarray,
+) -> Columns:
+    """Return which objects touch at the voxels of the core; see `label_window`."""
+    around = tuple(
+        slice(side.start, min(side.stop + 1, length))
+        for side, length in zip(core, image_shape, strict=True)
+    )
+    one, other, weakest = kernels.interfaces(
+        owner,
+        _three(grid.origin(core), 0) - fit.inner + fit.margin,
+        _three(grid.box_shape(core), 1),
+        _volume(fg[grid.shift(around, grid.origin(wide_box))]),
+        _volume(np.ascontiguousarray(read("seed", around))),
+        _three([a.stop - c.stop for a, c in zip(around, core, strict=True)], 0),
+    )
+    return joining.contacts(gid[one - 1], gid[other - 1], weakest)
 
 
 def _fitted(
@@ -249,7 +315,7 @@ def _shifted(
 
     best_first = np.lexsort((np.arange(len(mode)), -score, mode))
     found, first, size = np.unique(mode[best_first], return_index=True, return_counts=True)
-    kept = (found >= 0) & (size >= settings.min_size)
+    kept = (found >= 0) & (size >= settings.least_fragment)
     if not kept.any():
         return None
     best = np.sort(best_first[first[kept]])  # in the order of voxels, hence of gid
@@ -487,7 +553,7 @@ def _owners(
     box = tuple(slice(start, start + n) for start, n in zip(fit.inner, fit.shape, strict=True))
     _check(farthest[None], bounds.off, "offset (1/16 px)", box)
     kernels.keep_component(
-        owner, fit.seeds.voxel - fit.inner + fit.margin, fit.margin, settings.min_size
+        owner, fit.seeds.voxel - fit.inner + fit.margin, fit.margin, settings.least_fragment
     )
     kernels.fill_holes(owner, len(fit.seeds.gid), fit.margin)
     return owner
@@ -552,8 +618,10 @@ def _sightings(
     }
 
 
-def empty_tables(settings: Settings, id_stride: Sequence[int] | None) -> tuple[Columns, Columns]:
-    """Return a table of instances and sightings without rows."""
+def empty_tables(
+    settings: Settings, id_stride: Sequence[int] | None
+) -> tuple[Columns, Columns, Columns]:
+    """Return a table of instances, of sightings and of contacts without rows."""
     none, nowhere = np.zeros(0, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
     seeds = _Seeds(none, none, nowhere, nowhere, nowhere)
     n_channels = 0 if id_stride is None else N_CHANNELS
@@ -562,6 +630,7 @@ def empty_tables(settings: Settings, id_stride: Sequence[int] | None) -> tuple[C
     return (
         _instances(seeds, none, sums, settings, n_channels),
         _sightings(none, none, whole, len(settings.seed_window)),
+        joining.contacts(none, none, np.zeros((0, 2), dtype=np.int64)),
     )
 
 

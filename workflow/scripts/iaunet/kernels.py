@@ -400,3 +400,49 @@ def sum_fit(
                         vectors[here[0], here[1], here[2], channel]
                     )
     return count, phi_sum, id_sum
+
+
+@njit(cache=True, nogil=True)
+def interfaces(owner, first, shape, fg, seed, edge_margin):
+    """Return the faces between voxels of different objects, of the voxels of a core.
+
+    `first` is the first voxel of the core in `owner`, `shape` its shape; `fg` and `seed` are of
+    the core and as many voxels more at its far sides as `edge_margin` says (0 at the image's
+    end). Each face counts for the voxel before it.
+
+    Returns
+    -------
+    one, other : (n,) int32, numbers of the objects, the lower first
+    weakest : (n, 2) int64, the smaller fg and the smaller seed of the two voxels
+    """
+    count = 0
+    for fill in range(2):
+        if fill:
+            one = np.empty(count, dtype=np.int32)
+            other = np.empty(count, dtype=np.int32)
+            weakest = np.empty((count, 2), dtype=np.int64)
+            count = 0
+        for z in range(shape[0]):
+            for y in range(shape[1]):
+                for x in range(shape[2]):
+                    a = abs(owner[z + first[0], y + first[1], x + first[2]])
+                    if a == 0:
+                        continue
+                    for axis in range(3):
+                        k, j, i = z + (axis == 0), y + (axis == 1), x + (axis == 2)
+                        if (
+                            k >= shape[0] + edge_margin[0]
+                            or j >= shape[1] + edge_margin[1]
+                            or i >= shape[2] + edge_margin[2]
+                        ):
+                            continue
+                        b = abs(owner[k + first[0], j + first[1], i + first[2]])
+                        if b == 0 or b == a:
+                            continue
+                        if fill:
+                            one[count] = min(a, b)
+                            other[count] = max(a, b)
+                            weakest[count, 0] = min(fg[z, y, x], fg[k, j, i])
+                            weakest[count, 1] = min(seed[z, y, x], seed[k, j, i])
+                        count += 1
+    return one, other, weakest

@@ -12,6 +12,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 
+from iaunet import logistic
+
 OVERLAPS_PX = (0, 2, 4, 8, 16, 32, -2, -4, -8)
 """How far two tiles overlap; negative is a gap."""
 LEAST_VOXELS = 10
@@ -24,7 +26,6 @@ MEANS = {
     "everything": EVIDENCE,
 }
 """By which evidence fragments are linked; besides these, "iou": at least 0.5 (EmbedSeg)."""
-RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -198,40 +199,19 @@ class Scorer:
     """Logistic regression: how likely two fragments are one object."""
 
     columns: tuple[int, ...]
-    mean: np.ndarray
-    spread: np.ndarray
-    weight: np.ndarray
+    weights: logistic.Weights
 
     def score(self, evidence: np.ndarray) -> np.ndarray:
         """Return the log odds of (p, 4) evidence."""
-        x = (evidence[:, self.columns] - self.mean) / self.spread
-        return x @ self.weight[1:] + self.weight[0]
+        return self.weights.log_odds(evidence[:, self.columns])
 
 
 def calibrated(pairs: Sequence[Pairs], names: Sequence[str]) -> Scorer:
-    """Fit the weights of some kinds of evidence to pairs of known truth.
-
-    Logistic regression by Newton's method with a small ridge on standardised evidence, so that
-    separable pairs have finite weights. Evidence that is constant gets weight 0.
-    """
+    """Fit the weights of some kinds of evidence to pairs of known truth."""
     columns = tuple(EVIDENCE.index(name) for name in names)
     x = np.concatenate([one.evidence[:, columns] for one in pairs] or [np.zeros((0, len(columns)))])
     y = np.concatenate([one.same for one in pairs] or [np.zeros(0, bool)])
-    mean = x.mean(0) if len(x) else np.zeros(len(columns))
-    spread = x.std(0) if len(x) else np.ones(len(columns))
-    spread = np.where(spread > 1e-9, spread, 1.0)
-    design = np.column_stack([np.ones(len(x)), (x - mean) / spread])
-    weight = np.zeros(design.shape[1])
-    for _ in range(50):
-        chance = 1 / (1 + np.exp(-np.clip(design @ weight, -30, 30)))
-        gradient = design.T @ (chance - y) + RIDGE * len(x) * weight
-        curvature = (design.T * (chance * (1 - chance))) @ design
-        curvature += (RIDGE * len(x) + 1e-9) * np.eye(len(weight))
-        move = np.linalg.solve(curvature, gradient)
-        weight = weight - move * min(1.0, 5 / max(np.abs(move).max(), 1e-9))
-        if np.abs(move).max() < 1e-8:
-            break
-    return Scorer(columns, mean, spread, weight)
+    return Scorer(columns, logistic.fit(x, y))
 
 
 def links(pairs: Pairs, score: np.ndarray) -> np.ndarray:

@@ -35,6 +35,15 @@ def sizes(diameter_px: Mapping[str, object] | None) -> str:
     return f"{diameter_px['smallest']} to {diameter_px['largest']}; other images are resampled"
 
 
+def joining(meta: Mapping) -> list[str]:
+    """Return the row on fragments of long objects, where the model joins them."""
+    if "joining" not in meta:
+        return []
+    weights = dict(zip(meta["joining"]["features"], meta["joining"]["weight"][1:], strict=True))
+    shown = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    return [f"| weights that join fragments | {shown} |"]
+
+
 def card(meta: dict) -> str:
     """Return the model card: data, recipe, scores, licence."""
     scores, fit = meta["scores"], meta["training"]
@@ -62,6 +71,7 @@ def card(meta: dict) -> str:
         f"| median diameters of objects, px | {sizes(meta['diameter_px'])} |",
         f"| pixel size, um | {meta['pixel_um'] or 'not fixed'} |",
         f"| thresholds, fitted on these | `{json.dumps(meta['clustering'])}` |",
+        *joining(meta),
         f"| stride, dependency radius, block, px | {meta['stride']}, {meta['radius']}, "
         f"{meta['block']} |",
         f"| licence of the data | {meta['licence']} |",

@@ -22,6 +22,7 @@ RANGES = {
     "bandwidth": (0.1, 100.0),
     "unit_px": (0.5, 1000.0),
     "window_px": (1, 1000),
+    "join": (0.0, 1.0),
 }
 INTEGERS = ("smooth", "seed_window", "min_size", "window_px")
 WORDS = {"mode": ("local", "meanshift"), "vectors": meanshift.VECTORS}
@@ -49,6 +50,8 @@ class Settings:
     bandwidth : radius of the kernel, in units of the embedding.
     unit_px : px by which votes are apart when they are as different as embeddings 1 apart.
     window_px : largest distance per axis of votes (conv: of voxels) that are compared.
+    join : smallest probability, by the model's weights, at which two objects that touch are
+        fragments of one; 0: never. `min_size` is then that of the joined objects.
     """
 
     seed: float
@@ -64,6 +67,7 @@ class Settings:
     bandwidth: float
     unit_px: float
     window_px: int
+    join: float
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object], ndim: int) -> "Settings":
@@ -97,6 +101,11 @@ class Settings:
         return meanshift.Kernel.of(self.vectors, self.bandwidth, self.unit_px, self.window_px)
 
     @property
+    def least_fragment(self) -> int:
+        """Smallest number of voxels of what may be joined."""
+        return 1 if self.join else self.min_size
+
+    @property
     def fg_least(self) -> int:
         """Smallest stored ``fg`` of an object voxel."""
         return math.ceil(self.fg * fixedpoint.SCALE["fg"] - 1e-9)
@@ -116,6 +125,7 @@ DEFAULTS = {
     "bandwidth": 1.5,
     "unit_px": 8.0,
     "window_px": 32,
+    "join": 0.0,
 }
 """What a model gets whose metadata leave a threshold out."""
 

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from iaunet import clustering, metrics
+from iaunet import clustering, joining, metrics
 
 log = logging.getLogger("iaunet")
 
@@ -19,6 +20,7 @@ GRID = {
     "seed_window": (1, 2, 3, 5, 8),
     "min_size": (4, 8, 12, 16, 24, 32, 64),
 }
+JOIN = (0.0, 0.3, 0.5, 0.7, 0.9)
 Case = tuple[dict[str, np.ndarray], np.ndarray]
 """Fixed-point outputs and true labels of an image, -1 where nothing is annotated."""
 
@@ -30,11 +32,14 @@ def start_settings(sizes: np.ndarray, ndim: int) -> clustering.Settings:
 
 
 def compared(
-    case: Case, settings: clustering.Settings, id_stride: Sequence[int]
+    case: Case,
+    settings: clustering.Settings,
+    id_stride: Sequence[int],
+    joiner: joining.Joiner | None = None,
 ) -> metrics.Overlap:
     """Return what the labels of one image share with the true ones, where it is annotated."""
     outputs, true = case
-    found = clustering.label_array(outputs, settings, id_stride)
+    found = clustering.label_array(outputs, settings, id_stride, joiner)
     return metrics.overlap(*metrics.where_annotated(true, found))
 
 
@@ -116,13 +121,53 @@ def fit_thresholds(
     return clustering.Settings.from_dict(found, ndim), score
 
 
+def fit_joining(
+    train: Sequence[Case],
+    validation: Sequence[Case],
+    settings: clustering.Settings,
+    id_stride: Sequence[int],
+) -> tuple[clustering.Settings, joining.Joiner | None]:
+    """Fit which fragments are one object, and from which probability they are joined.
+
+    The weights are fitted to the contacts of fragments of the images that were trained with,
+    the probability to the images to validate with; it is 0, never, where joining does not help.
+    """
+    trial = replace(settings, join=1.0)
+    joiner = joining.fit([_fragments(case, trial, id_stride) for case in train], len(id_stride))
+    best, score = settings, -1.0
+    for least in JOIN if joiner else ():
+        trial = replace(settings, join=least)
+        found = deciding_score([compared(case, trial, id_stride, joiner) for case in validation])
+        log.info("join %.2f: score %.4f", least, found)
+        if found > score:
+            best, score = trial, found
+    return best, joiner
+
+
+def _fragments(
+    case: Case, settings: clustering.Settings, id_stride: Sequence[int]
+) -> tuple[clustering.Columns, clustering.Columns, np.ndarray]:
+    """Return fragments, contacts and the true object in which most of each fragment lies, or 0."""
+    outputs, true = case
+    found = clustering.label_whole(outputs, settings, id_stride)
+    gid = found.table["gid"]
+    shared = metrics.overlap(np.maximum(true, 0), found.labels)
+    area = shared.predicted_areas[np.searchsorted(shared.predicted_ids, shared.pairs[:, 1])]
+    mostly = 2 * shared.shared > area
+    of_fragment = np.zeros(len(gid), dtype=np.int64)
+    place = np.searchsorted(gid, shared.pairs[mostly, 1] - np.uint64(1))
+    of_fragment[place] = shared.pairs[mostly, 0]
+    return found.table, found.contacts, of_fragment
+
+
 def accuracy(
     cases: Sequence[Case],
     settings: clustering.Settings,
     id_stride: Sequence[int],
+    joiner: joining.Joiner | None = None,
 ) -> dict[str, float | None]:
     """Return the pooled scores of the fitted model on its validation images."""
-    overlaps = [compared(case, settings, id_stride) for case in cases]
+    overlaps = [compared(case, settings, id_stride, joiner) for case in cases]
     counts = [metrics.match_counts(one) for one in overlaps]
     ap = metrics.pooled(counts)
     single = [metrics.pooled([count])[0] for count in counts]

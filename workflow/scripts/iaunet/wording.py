@@ -1,7 +1,7 @@
 """Numbers and facts of one image in words, for a reader."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 UNSURE = 0.4
 MANY_UNSURE = 0.25
@@ -68,6 +68,14 @@ def number(value: object, digits: int = 3) -> str:
 def counted(count: int, one: str, many: str) -> str:
     """Return a number with the word that fits it."""
     return f"{count:,} {one if count == 1 else many}"
+
+
+def fragments(counts: Mapping[str, int]) -> str:
+    """Return how often fragments that touch were joined, kept apart or refused; or nothing."""
+    if not len(counts):
+        return ""
+    each = ", ".join(f"{int(count):,} {verdict}" for verdict, count in sorted(counts.items()))
+    return f" Contacts between fragments of long objects: {each}."
 
 
 def cards(metrics: dict, tiles: dict) -> list[dict[str, str]]:
