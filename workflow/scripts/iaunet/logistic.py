@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RIDGE = 1e-3
+RIDGE = 1e-2
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ GRID = {
     "seed_window": (1, 2, 3, 5, 8),
     "min_size": (4, 8, 12, 16, 24, 32, 64),
 }
-JOIN = (0.0, 0.3, 0.5, 0.7, 0.9)
+JOIN = (0.0, 0.5, 0.7, 0.3, 0.9)
+OVERSPLIT = (0.1, 0.3, 0.6)
+"""Values of `suppress` at which objects fall into more fragments."""
 Case = tuple[dict[str, np.ndarray], np.ndarray]
 """Fixed-point outputs and true labels of an image, -1 where nothing is annotated."""
 
@@ -130,10 +132,12 @@ def fit_joining(
     """Fit which fragments are one object, and from which probability they are joined.
 
     The weights are fitted to the contacts of fragments of the images that were trained with,
-    the probability to the images to validate with; it is 0, never, where joining does not help.
+    also of fragments that were made too small on purpose, because there are few otherwise; the
+    probability to the images to validate with; it is 0, never, where joining does not help.
     """
-    trial = replace(settings, join=1.0)
-    joiner = joining.fit([_fragments(case, trial, id_stride) for case in train], len(id_stride))
+    trials = [replace(settings, join=1.0, suppress=s) for s in (settings.suppress, *OVERSPLIT)]
+    parts = [_fragments(case, trial, id_stride) for case in train for trial in trials]
+    joiner = joining.fit(parts, len(id_stride))
     best, score = settings, -1.0
     for least in JOIN if joiner else ():
         trial = replace(settings, join=least)
