@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RIDGE = 1e-2
+RIDGE = 1.0
+"""Weight of the squares of the standardised weights, against the sum over all rows."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Weights:
 
 
 def fit(x: np.ndarray, y: np.ndarray) -> Weights:
-    """Fit by Newton's method with a small ridge, so that separable classes have finite weights.
+    """Fit by Newton's method with a ridge, so that few or separable rows do not have large weights.
 
     Parameters
     ----------
@@ -62,9 +63,9 @@ def fit(x: np.ndarray, y: np.ndarray) -> Weights:
     weight = np.zeros(design.shape[1])
     for _ in range(50):
         chance = 1 / (1 + np.exp(-np.clip(design @ weight, -30, 30)))
-        gradient = design.T @ (chance - y) + RIDGE * len(x) * weight
+        gradient = design.T @ (chance - y) + RIDGE * weight
         curvature = (design.T * (chance * (1 - chance))) @ design
-        curvature += (RIDGE * len(x) + 1e-9) * np.eye(len(weight))
+        curvature += RIDGE * np.eye(len(weight))
         move = np.linalg.solve(curvature, gradient)
         weight = weight - move * min(1.0, 5 / max(np.abs(move).max(), 1e-9))
         if np.abs(move).max() < 1e-8:
