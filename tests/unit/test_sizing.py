@@ -37,6 +37,23 @@ def test_the_diameter_is_found_though_the_network_knows_some_sizes_only(diameter
     np.testing.assert_allclose(estimate, true, rtol=0.25)
 
 
+def test_one_blob_that_coarse_zooms_agree_on_does_not_outvote_many_objects():
+    labels, image = drawn((256, 256), 9)
+    assert labels.max() > 12
+    rng = np.random.default_rng(0)
+
+    def segment(window):
+        if len(window) < 100:  # the whole image is one blob there
+            return np.ones(window.shape, int)
+        found = disc_finder(0, 400)(window)
+        unsure = rng.permutation(found.max() + 1) % 3 == 0  # and a third is not always found
+        return np.where(unsure[found], 0, found)
+
+    estimate, _ = sizing.estimate(segment, lambda box: image[box], image.shape, (1, 1))
+    true = scale.median_diameter(scale.diameters(labels))
+    np.testing.assert_allclose(estimate, true, rtol=0.3)
+
+
 def test_sections_that_are_far_apart_have_a_diameter_of_their_own():
     options = {"diameter_px": 20, "spacing": (3.0, 1.0, 1.0), "coverage": 0.1, "clustered": 0}
     labels = synthetic.draw_nuclei((40, 150, 160), np.random.default_rng(1), **options)[1]
