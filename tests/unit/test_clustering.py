@@ -174,14 +174,14 @@ def test_tiles_of_any_size_give_the_labels_and_tables_of_the_whole_image(
     drawn = KINDS[kind](shape, id_stride, rng)
     chosen = settings(len(shape), **values)
     bounds = clustering.largest(drawn, chosen)
-    labels, table, seen, touching = whole_tables(drawn, chosen, id_stride)
+    labels, table, seen, touching, _ = whole_tables(drawn, chosen, id_stride)
     assert len(table["gid"]) > 2
     objects = {int(gid): row for row, gid in enumerate(seen["gid"])}
     for core in cores:
         tiled = np.zeros_like(labels)
         tables, contacts, in_core = [], [touching], dict.fromkeys(objects, 0)
         for tile in grid.tiles(shape, core):
-            tiled[tile.core], owned, sighted, touches = clustering.label_window(
+            tiled[tile.core], owned, sighted, touches, _ = clustering.label_window(
                 drawn_outputs.reader(drawn), tile.core, shape, chosen, bounds, id_stride
             )
             tables.append(owned)
@@ -215,7 +215,7 @@ def test_a_window_reads_no_farther_than_its_reach_and_needs_nothing_beyond(rng):
         boxes.setdefault(name, []).append(box)
         return drawn[name][(..., *box)]
 
-    found = clustering.label_window(spy, core, shape, chosen, bounds, id_stride)[0]
+    found = clustering.label_window(spy, core, shape, chosen, bounds, id_stride, faces=False)[0]
     np.testing.assert_array_equal(found, clustering.label_array(drawn, chosen, id_stride)[core])
     near = [sum(parts) for parts in zip(far.extent, far.seeds, strict=True)]
     assert boxes["fg"] == boxes["off"] == boxes["lsig"] == [grid.grow(core, near, shape)]
@@ -283,7 +283,7 @@ def test_an_object_on_a_tile_corner_is_seen_whole_by_every_tile_it_meets(radius_
     bounds = clustering.largest(drawn, chosen)
     n_seen = n_owned = 0
     for tile in grid.tiles(shape, core):
-        labels, owned, seen, _ = clustering.label_window(
+        labels, owned, seen, *_ = clustering.label_window(
             drawn_outputs.reader(drawn), tile.core, shape, chosen, bounds, (4, 4)
         )
         np.testing.assert_array_equal(labels > 0, mask[tile.core])
@@ -299,7 +299,7 @@ def test_table_holds_what_its_columns_say(rng):
     drawn, mask = one_disc((40, 40), (20, 17), 6, rng)
     drawn["id"][:] = 0
     drawn["id"][3] = 127
-    labels, table, seen, _ = whole_tables(drawn, settings(2), (4, 4))
+    labels, table, seen, *_ = whole_tables(drawn, settings(2), (4, 4))
     assert labels[20, 17] == 20 * 40 + 17 + 1
     row = {name: column[0] for name, column in table.items()}
     assert (row["gid"], row["seed_y"], row["seed_x"]) == (817, 20, 17)
@@ -327,11 +327,11 @@ def test_checksum_is_the_sum_of_splitmix64_of_the_voxel_indices(rng):
 def test_no_foreground_gives_background_and_tables_without_rows(shape):
     id_stride = (1, 4, 4)[-len(shape) :]
     drawn = drawn_outputs.empty(shape, id_stride)
-    labels, table, seen, _ = whole_tables(drawn, settings(len(shape)), id_stride)
+    labels, table, seen, *_ = whole_tables(drawn, settings(len(shape)), id_stride)
     assert not labels.any()
     assert labels.dtype == np.uint64
     full = drawn_outputs.ellipsoids(shape, id_stride, np.random.default_rng(0), n=9)
-    _, like, seen_like, _ = whole_tables(full, settings(len(shape)), id_stride)
+    _, like, seen_like, *_ = whole_tables(full, settings(len(shape)), id_stride)
     for found, wanted in ((table, like), (seen, seen_like)):
         assert {n: c.dtype for n, c in found.items()} == {n: c.dtype for n, c in wanted.items()}
         assert all(len(column) == 0 for column in found.values())

@@ -30,6 +30,7 @@ LAYERS = {
         "plan",
         "reconcile",
         "scale",
+        "seams",
         "settings",
         "sizing",
         "sticks",

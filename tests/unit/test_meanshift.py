@@ -133,14 +133,14 @@ def test_tiles_of_any_size_give_the_labels_and_tables_of_the_whole_image(kind, n
     args = (shape, chosen, clustering.largest(drawn, chosen), STRIDES[ndim])
     read = drawn_outputs.reader(drawn)
     everything = tuple(slice(0, length) for length in shape)
-    labels, table, seen, _ = clustering.label_window(read, everything, *args)
+    labels, table, seen, *_ = clustering.label_window(read, everything, *args)
     objects = {int(gid): row for row, gid in enumerate(seen["gid"])}
     assert len(objects) > 4
     for core in GRIDS[ndim]:
         tiled = np.zeros_like(labels)
         tables = []
         for tile in grid.tiles(shape, core):
-            tiled[tile.core], owned, sighted, _ = clustering.label_window(read, tile.core, *args)
+            tiled[tile.core], owned, sighted, *_ = clustering.label_window(read, tile.core, *args)
             tables.append(owned)
             for row, gid in enumerate(sighted["gid"].tolist()):
                 for name in ("area", "checksum", "min_x", "max_y"):
@@ -171,7 +171,7 @@ def test_a_window_reads_no_farther_than_its_reach_and_needs_nothing_beyond(rng):
         boxes.setdefault(name, []).append(box)
         return drawn[name][(..., *box)]
 
-    found = clustering.label_window(spy, core, shape, chosen, bounds, (4, 4))[0]
+    found = clustering.label_window(spy, core, shape, chosen, bounds, (4, 4), faces=False)[0]
     np.testing.assert_array_equal(found, label(drawn, chosen)[core])
     far = clustering.reach(chosen, bounds)
     near = [a + b for a, b in zip(far.extent, far.seeds, strict=True)]
@@ -258,9 +258,9 @@ def test_no_foreground_gives_background_and_tables_without_rows():
     everything = (slice(0, 20), slice(0, 30))
     bounds = clustering.largest(drawn, chosen)
     args = (everything, (20, 30), chosen, bounds, (4, 4))
-    _, *full = clustering.label_window(drawn_outputs.reader(drawn), *args)
+    _, *full, _ = clustering.label_window(drawn_outputs.reader(drawn), *args)
     nothing = drawn_outputs.empty((20, 30), (4, 4))
-    labels, *none = clustering.label_window(drawn_outputs.reader(nothing), *args)
+    labels, *none, _ = clustering.label_window(drawn_outputs.reader(nothing), *args)
     assert not labels.any()
     for found, wanted in zip(none, full, strict=True):
         assert {n: c.dtype for n, c in found.items()} == {n: c.dtype for n, c in wanted.items()}

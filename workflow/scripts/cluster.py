@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sightings: list[clustering.Columns] = []
     no_objects, not_seen, no_contacts = clustering.empty_tables(settings, id_stride)
     contacts = [no_contacts]
+    outlines = np.zeros((len(shape), 4), dtype=np.int64)
     with ExitStack() as stack:
         output, table_path, sightings_path, contacts_path = (
             stack.enter_context(cli.write_whole(path))
@@ -94,13 +95,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer = outputs.create_labels(output, shape, core)
         for index in range(*tiles["batches"][args.batch]):
             tile = grid.tile(shape, core, index)
-            labels, table, seen, touching = clustering.label_window(
+            found = clustering.label_window(
                 reader.read, tile.core, shape, settings, bounds, id_stride
             )
-            writer.write(tile, {outputs.LABELS: labels})
-            objects.append(table)
-            sightings.append({"tile": np.full(len(seen["gid"]), index, dtype=np.int64), **seen})
-            contacts.append(touching)
+            writer.write(tile, {outputs.LABELS: found.labels})
+            objects.append(found.table)
+            seen = np.full(len(found.sightings["gid"]), index, dtype=np.int64)
+            sightings.append({"tile": seen, **found.sightings})
+            contacts.append(found.contacts)
+            outlines += found.outlines
         writer.close(settings=settings.as_dict(), joining=meta.get("joining"))
         table = concatenate(objects, no_objects)
         tables.write_parquet(table, table_path)
@@ -110,7 +113,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         tables.write_parquet(joining.added(contacts), contacts_path)
     log.info("batch %d: %d objects in %d tiles", args.batch, len(table["gid"]), len(objects))
-    recorder.write(n_tiles=len(objects), n_objects=len(table["gid"]), clustering=settings.as_dict())
+    recorder.write(
+        n_tiles=len(objects),
+        n_objects=len(table["gid"]),
+        clustering=settings.as_dict(),
+        outlines=outlines.tolist(),
+    )
 
 
 if __name__ == "__main__":

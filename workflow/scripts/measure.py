@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import __version__, cli, features, labelfiles, metrics, omezarr, tables, tiling
+from iaunet import __version__, cli, features, labelfiles, metrics, omezarr, seams, tables, tiling
 from iaunet.errors import InputError
 
 log = logging.getLogger("measure")
 
-MEASURED = ("image", "channel", "pixel_um", "source", "model", "n_tiles", "n_batches")
+MEASURED = ("image", "channel", "pixel_um", "source", "model", "core", "n_tiles", "n_batches")
+VISIBLE = "outlines run along tile faces more often than elsewhere: tiles can be seen in the result"
 IDENTITIES = ("label", "confidence", "crosses_seam", "n_tiles", "verdict")
 
 
@@ -70,13 +71,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     objects = measure(args.store, tiles, identities)
     check_areas(objects, args.seams)
     steps = [*records, recorder.facts()]
+    quality = seam_quality(objects, tiles, records)
     found = {
         **counts(objects, identities, tiles),
         **throughput(tiles, steps),
+        **quality,
         "warnings": [
             *tiles.get("warnings", []),
             *halo_warnings(records),
             *warnings(objects, identities, tiles, overlap),
+            *([VISIBLE] if quality["seams_visible"] else []),
         ],
         **({} if overlap is None else metrics.accuracy(overlap)),
     }
@@ -168,6 +172,22 @@ def counts(objects: tables.Table, identities: tables.Table, tiles: dict) -> dict
         "n_crossing_seams": int(identities["crosses_seam"].sum()),
         "seam_conflicts": int((identities["verdict"] != "agreed").sum()),
     }
+
+
+def seam_quality(objects: tables.Table, tiles: dict, records: Sequence[dict]) -> dict[str, object]:
+    """Return whether outlines, counts or sizes of objects tell where tiles meet; see `seams`."""
+    found = [record["outlines"] for record in records if "outlines" in record]
+    ndim = len(tiles["shape"])
+    cuts = seams.straight_cuts(np.sum(found, axis=0) if found else np.zeros((ndim, 4)))
+    grid_shape = tiling.grid_shape(tiles)
+    faces = [
+        np.arange(core, n, core) * length / n
+        for core, n, length in zip(tiles["core"], grid_shape, tiles["shape"], strict=True)
+    ]
+    size = "area_px" if ndim == 2 else "volume_px"
+    centres = objects[[f"{axis}_px" for axis in "zyx"[-ndim:]]].to_numpy(float)
+    near = seams.near_faces(centres, objects[size].to_numpy(float), tiles["shape"], faces)
+    return {**cuts, "seams_visible": seams.are_visible(cuts), **near}
 
 
 def throughput(tiles: dict, records: Sequence[dict]) -> dict[str, object]:

@@ -198,7 +198,7 @@ def mistake_view(
     )
 
 
-def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame) -> dict:
+def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame, metrics: dict) -> dict:
     """Return what happened at the borders of tiles, and close-ups of the worst cases."""
     n_tiles = tiles["n_tiles"]
     contacts = seams["verdict"].isin(joining.VERDICTS)
@@ -208,6 +208,7 @@ def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame) -> di
         return {"text": "The image was one tile: there are no seams." + fragments, "views": []}
     core = " × ".join(str(length) for length in tiles["core"])
     batches = wording.counted(tiles["n_batches"], "batch", "batches")
+    fragments = wording.seam_quality(metrics) + fragments
     text = f"{n_tiles:,} tiles of {core} px in {batches}. "
     if not len(seams):
         return {"text": text + "No object lies on a tile border." + fragments, "views": []}
@@ -299,7 +300,7 @@ def content(args: argparse.Namespace) -> dict:
         "orthogonal": gallery.orthogonal(sample),
         "zooms": gallery.zooms(sample),
         "zoom_note": zoom_note(n_objects),
-        "seams": seam_section(sample, tiles, seams),
+        "seams": seam_section(sample, tiles, seams, metrics),
         "unsure": gallery.unsure(sample),
         "unsure_note": "Number of the object and its confidence, the lowest first.",
         "figure": None if figure is None else views.data_uri("image/svg+xml", figure),

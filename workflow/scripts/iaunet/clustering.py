@@ -112,6 +112,7 @@ class Labelled(NamedTuple):
     table: Columns
     sightings: Columns
     contacts: Columns
+    outlines: np.ndarray
 
 
 def label_array(
@@ -177,6 +178,7 @@ def label_window(
     settings: Settings,
     bounds: Bounds,
     id_stride: Sequence[int] | None,
+    faces: bool = True,
 ) -> Labelled:
     """Label the core of a tile as it is labelled in the whole image.
 
@@ -187,6 +189,8 @@ def label_window(
     core : the box to label.
     bounds : of the whole image; how far is read follows from them, see `reach`.
     id_stride : px per cell of ``id``, per axis; None when there is no identity branch.
+    faces : also look at the voxels behind the far faces of the core, one more than the labels
+        need; else contacts and outlines lack what is there.
 
     Returns
     -------
@@ -200,20 +204,23 @@ def label_window(
     contacts : columns of `joining.CONTACTS`
         One row per pair of objects that touch each other at voxels of the core, where the
         settings join; a face between two voxels belongs to the core of the first.
+    outlines : (axes, 4) int64 array
+        Outlines at the far faces of the core and elsewhere, see `kernels.outlines`.
     """
     far = reach(settings, bounds)
-    beyond = (int(settings.join > 0),) * len(core)  # the other side of a face
-    box = grid.grow(grid.grow(core, beyond, image_shape), far.extent, image_shape)
+    around = _around(core, image_shape) if faces else core
+    box = grid.grow(around, far.extent, image_shape)
     wide_box = grid.grow(box, far.seeds, image_shape)
     labels = np.zeros(grid.box_shape(core), dtype=np.uint64)
+    nowhere = np.zeros((len(core), 4), dtype=np.int64)
 
     fg = np.ascontiguousarray(read("fg", wide_box))
     if not (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
-        return Labelled(labels, *empty_tables(settings, id_stride))
+        return Labelled(labels, *empty_tables(settings, id_stride), nowhere)
     find = _shifted if settings.mode == "meanshift" else _fitted
     found = find(read, fg, box, wide_box, image_shape, settings, bounds, id_stride)
     if found is None:
-        return Labelled(labels, *empty_tables(settings, id_stride))
+        return Labelled(labels, *empty_tables(settings, id_stride), nowhere)
     seeds, fit, off, owner = found
 
     first, shape = _three(grid.origin(core), 0), _three(grid.box_shape(core), 1)
@@ -228,8 +235,10 @@ def label_window(
     )  # fmt: skip
     seen = in_core > 0
     contacts = empty_tables(settings, id_stride)[2]
+    ahead = _three([a.stop - c.stop for a, c in zip(around, core, strict=True)], 0)
+    inside = first - fit.inner + fit.margin, shape, ahead
     if settings.join:
-        contacts = _contacts(read, fg, wide_box, core, image_shape, owner, fit, seeds.gid)
+        contacts = _contacts(read, fg, wide_box, around, owner, inside, seeds.gid)
     return Labelled(
         labels,
         _instances(
@@ -240,31 +249,36 @@ def label_window(
             seeds.gid[seen], in_core[seen], tuple(part[seen] for part in whole), len(core)
         ),
         contacts,
+        kernels.outlines(owner, *inside)[3 - len(core) :],
     )  # fmt: skip
+
+
+def _around(core: grid.Box, image_shape: Sequence[int]) -> grid.Box:
+    """Return the core and the voxels behind its far faces."""
+    return tuple(
+        slice(side.start, min(side.stop + 1, length))
+        for side, length in zip(core, image_shape, strict=True)
+    )
 
 
 def _contacts(
     read: Read,
     fg: np.ndarray,
     wide_box: grid.Box,
-    core: grid.Box,
-    image_shape: Sequence[int],
+    around: grid.Box,
     owner: np.ndarray,
-    fit: "_Fit",
+    inside: tuple[np.ndarray, ...],
     gid: np.ndarray,
 ) -> Columns:
     """Return which objects touch at the voxels of the core; see `label_window`."""
-    around = tuple(
-        slice(side.start, min(side.stop + 1, length))
-        for side, length in zip(core, image_shape, strict=True)
-    )
+    first, shape, ahead = inside
     one, other, weakest = kernels.interfaces(
         owner,
-        _three(grid.origin(core), 0) - fit.inner + fit.margin,
-        _three(grid.box_shape(core), 1),
+        first,
+        shape,
         _volume(fg[grid.shift(around, grid.origin(wide_box))]),
         _volume(np.ascontiguousarray(read("seed", around))),
-        _three([a.stop - c.stop for a, c in zip(around, core, strict=True)], 0),
+        ahead,
     )
     return joining.contacts(gid[one - 1], gid[other - 1], weakest)
 

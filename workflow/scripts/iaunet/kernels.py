@@ -446,3 +446,34 @@ def interfaces(owner, first, shape, fg, seed, edge_margin):
                             weakest[count, 1] = min(seed[z, y, x], seed[k, j, i])
                         count += 1
     return one, other, weakest
+
+
+@njit(cache=True, nogil=True)
+def outlines(owner, first, shape, edge_margin):
+    """Count the pairs of neighbouring voxels that hold an object, and those that its outline parts.
+
+    As for `interfaces`; the pair of a core's last voxel and the next one is at the face of the
+    tile.
+
+    Returns
+    -------
+    (3, 4) int64 array
+        Per axis: outlines and pairs at the face, outlines and pairs elsewhere.
+    """
+    found = np.zeros((3, 4), dtype=np.int64)
+    for z in range(shape[0]):
+        for y in range(shape[1]):
+            for x in range(shape[2]):
+                a = abs(owner[z + first[0], y + first[1], x + first[2]])
+                for axis in range(3):
+                    k, j, i = z + (axis == 0), y + (axis == 1), x + (axis == 2)
+                    at = 0 if k == shape[0] or j == shape[1] or i == shape[2] else 2
+                    if at == 0 and edge_margin[axis] == 0:
+                        continue
+                    b = abs(owner[k + first[0], j + first[1], i + first[2]])
+                    if a == 0 and b == 0:
+                        continue
+                    found[axis, at + 1] += 1
+                    if a != b:
+                        found[axis, at] += 1
+    return found

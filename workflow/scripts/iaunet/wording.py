@@ -15,6 +15,12 @@ NAMES = {
     "density_per_mm2": "density per mm²",
     "density_per_mm3": "density per mm³",
     "n_crossing_seams": "objects on seams",
+    "straight_cut_score": "outlines along tile faces against other lines",
+    "outline_at_faces": "outline pixels at tile faces",
+    "outline_expected": "outline pixels expected there",
+    "objects_near_faces": "objects near tile faces",
+    "near_faces_expected": "objects expected near tile faces",
+    "near_faces_size": "their median size against that of the others",
     "mpx_per_s": "network, Mpx/s",
     "ap50": "AP at IoU 0.5",
     "ap75": "AP at IoU 0.75",
@@ -76,6 +82,24 @@ def fragments(counts: Mapping[str, int]) -> str:
         return ""
     each = ", ".join(f"{int(count):,} {verdict}" for verdict, count in sorted(counts.items()))
     return f" Contacts between fragments of long objects: {each}."
+
+
+def seam_quality(metrics: dict) -> str:
+    """Return whether tiles can be seen in the result, in words."""
+    score = metrics.get("straight_cut_score")
+    if score is None:
+        return ""
+    text = (
+        f" Outlines run along tile faces {score:.2f} times as often as along other lines "
+        f"({metrics['outline_at_faces']:,} pairs of pixels there)."
+    )
+    near = metrics.get("objects_near_faces")
+    if near is not None:
+        many = counted(near, "object lies", "objects lie")
+        text += f" {many} near a face, {metrics['near_faces_expected']:.0f} are expected"
+        ratio = metrics.get("near_faces_size")
+        text += f"; their median size is {ratio:.2f} times that of the others." if ratio else "."
+    return text
 
 
 def cards(metrics: dict, tiles: dict) -> list[dict[str, str]]:
