@@ -13,7 +13,9 @@ MODULES = {path.stem: path for path in (SCRIPTS / "iaunet").glob("*.py")}
 LAYERS = {
     "ground": {"__init__", "errors", "fixedpoint", "grid", "labels", "normalize", "wording"},
     "arrays": {
+        "assignment",
         "baselines",
+        "bounds",
         "clustering",
         "comparison",
         "features",
@@ -31,6 +33,7 @@ LAYERS = {
         "reconcile",
         "scale",
         "seams",
+        "seeds",
         "settings",
         "sizing",
         "sticks",

@@ -7,6 +7,7 @@ owns the voxels with k + 1, and with -(k + 1) those of its filled holes.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
@@ -28,6 +29,17 @@ def bins(points: np.ndarray, far: np.ndarray | int) -> tuple[np.ndarray, ...]:
     place = np.ravel_multi_index(tuple(((points - low) // cell).T), tuple(counts))
     start = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=math.prod(counts)))])
     return np.argsort(place, kind="stable"), start, low, cell, counts
+
+
+def volume(array: np.ndarray, n_leading: int = 0) -> np.ndarray:
+    """Return an array with three axes after its leading ones."""
+    lead, space = array.shape[:n_leading], array.shape[n_leading:]
+    return array.reshape(lead + (1,) * (3 - len(space)) + space)
+
+
+def three(values: Sequence[int], missing: int) -> np.ndarray:
+    """Return values for the axes z, y, x; `missing` is that of z in 2D."""
+    return np.array([missing] * (3 - len(values)) + [int(value) for value in values])
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,113 @@
+"""Seeds of objects: strict local maxima of the seed map, placed and thinned by integers alone."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from iaunet import fixedpoint, grid, kernels
+from iaunet.bounds import UNIT, WEIGHT, Bounds, check, cost, radii
+from iaunet.kernels import three, volume
+from iaunet.settings import Settings
+
+Read = Callable[[str, grid.Box], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds by gid; tables of three columns have the axes z, y, x, z is 0 in 2D."""
+
+    gid: np.ndarray
+    score: np.ndarray
+    voxel: np.ndarray
+    centre: np.ndarray
+    lsig: np.ndarray
+
+    def take(self, which: np.ndarray) -> "Seeds":
+        """Return some of the seeds."""
+        return Seeds(*(getattr(self, field.name)[which] for field in fields(self)))
+
+
+def find_seeds(
+    read: Read,
+    fg: np.ndarray,
+    box: grid.Box,
+    image_shape: Sequence[int],
+    settings: Settings,
+    margin_px: Sequence[int],
+) -> Seeds:
+    """Return the seeds in the box of `fg`, not yet with centre and bandwidth."""
+    score, origin = seed_scores(read, box, image_shape, settings, margin_px)
+    least = math.floor(settings.seed * score_one(settings)) + 1
+    voxel = kernels.find_seeds(
+        score, volume(fg), least, settings.fg_least,
+        three(settings.seed_window, 0), three(grid.origin(box), 0) - origin,
+    )  # fmt: skip
+    score = score[tuple(voxel.T)].astype(np.int64)
+    voxel += origin
+    return Seeds(gids(voxel, image_shape), score, voxel, voxel, voxel)
+
+
+def seed_scores(
+    read: Read,
+    box: grid.Box,
+    image_shape: Sequence[int],
+    settings: Settings,
+    margin_px: Sequence[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seed map, smoothed, of a box and a margin, three axes; and its first voxel."""
+    read_box = grid.grow(box, margin_px, image_shape)
+    score = np.ascontiguousarray(read("seed", read_box))
+    for _ in range(settings.smooth):
+        score = _box_sum(score)
+    return volume(score), three(grid.origin(read_box), 0)
+
+
+def gids(voxel: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+    """Return the C-order indices of voxels in the image."""
+    gid = np.zeros(len(voxel), dtype=np.int64)
+    for axis, length in enumerate(three(image_shape, 1)):
+        gid = gid * length + voxel[:, axis]
+    return gid
+
+
+def score_one(settings: Settings) -> int:
+    """Return the score of a voxel around which all seed probabilities are 1."""
+    return fixedpoint.SCALE["seed"] * 3 ** (len(settings.seed_window) * settings.smooth)
+
+
+def _box_sum(score: np.ndarray) -> np.ndarray:
+    """Return the sum over the 3-wide box around each voxel, 0 outside, uint32."""
+    result = score.astype(np.uint32)
+    for axis in range(result.ndim):
+        line = np.moveaxis(result, axis, 0)
+        total = line.copy()
+        total[1:] += line[:-1]
+        total[:-1] += line[1:]
+        result = np.moveaxis(total, 0, axis)
+    return np.ascontiguousarray(result)
+
+
+def placed(seeds: Seeds, off: np.ndarray, lsig: np.ndarray, box: grid.Box, bounds: Bounds) -> Seeds:
+    """Return the seeds with the centre and bandwidth that the outputs give them."""
+    ndim = len(box)
+    at = tuple((seeds.voxel[:, 3 - ndim :] - grid.origin(box)).T)
+    centre = UNIT * seeds.voxel
+    centre[:, 3 - ndim :] += off[(slice(None), *at)].T
+    bandwidth = np.zeros_like(centre)
+    bandwidth[:, 3 - ndim :] = lsig[(slice(None), *at)].T
+    check(bandwidth, bounds.lsig, "bandwidth", box)
+    return Seeds(seeds.gid, seeds.score, seeds.voxel, centre, bandwidth)
+
+
+def kept(seeds: Seeds, settings: Settings) -> Seeds:
+    """Return the seeds that are not suppressed by a better one."""
+    least = cost(settings.suppress)
+    radius = radii(max(least - 1, 0))[seeds.lsig]
+    radius[:, : 3 - len(settings.seed_window)] = 0
+    kept = kernels.keep_seeds(
+        seeds.score, seeds.centre, radius, seeds.lsig, WEIGHT, least,
+        *kernels.bins(seeds.centre, radius.max(axis=0)),
+    )  # fmt: skip
+    return seeds.take(kept)
