@@ -20,7 +20,7 @@ MODELS = Path(__file__).resolve().parents[1] / "resources" / "models"
 OF_THE_TILING = ["crosses_seam", "n_tiles"]
 
 
-def segment(folder, image, model, core_px, n_batches, threads=1, diameter="native"):
+def segment(folder, image, model, core_px, n_batches, threads=1, diameter="native", verify=0):
     """Run all steps on an image with one tiling; return the folder of the results."""
     folder.mkdir()
     core = ["auto"] if core_px is None else [str(size) for size in core_px]
@@ -70,6 +70,7 @@ def segment(folder, image, model, core_px, n_batches, threads=1, diameter="nativ
             *("--tables", *(f"{folder}/objects-{k}.parquet" for k in batches)),
             *("--sightings", *(f"{folder}/sightings-{k}.parquet" for k in batches)),
             *("--contacts", *(f"{folder}/contacts-{k}.parquet" for k in batches)),
+            *(f"--verify={verify}", f"--model={model}"),
             f"--output={folder}/image.ome.zarr",
             f"--identities={folder}/identities.parquet",
             f"--seams={folder}/seams.csv",
@@ -177,7 +178,9 @@ def test_labels_of_a_resampled_image_are_the_same_bytes(tmp_path, name, draw, di
     sizes = {"smallest": [20.0] * image.ndim, "largest": [30.0] * image.ndim}
     model_files.save(model, net.state_dict(), meta | {"diameter_px": sizes})
     whole, tiled = (
-        segment(tmp_path / str(k), tmp_path / "image.tif", model, core, n, diameter=diameter)
+        segment(
+            tmp_path / str(k), tmp_path / "image.tif", model, core, n, diameter=diameter, verify=k
+        )
         for k, (core, n) in enumerate(tilings)
     )
     tiles = json.loads((whole / "tiles.json").read_text())
@@ -187,6 +190,8 @@ def test_labels_of_a_resampled_image_are_the_same_bytes(tmp_path, name, draw, di
     assert label_files(tiled) == label_files(whole)
     assert objects(tiled) == objects(whole)
     assert len(tables.read_text(tiled / "seams.csv")) > 2
+    proof = json.loads((tiled / "metrics.json").read_text())
+    assert (proof["verified_windows"], proof["verified_differ"]) == (1, 0)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)

@@ -48,6 +48,7 @@ LAYERS = {
         "groundtruth",
         "losses",
         "net",
+        "network",
         "objective",
         "patches",
         "predict",
@@ -56,6 +57,7 @@ LAYERS = {
         "recipes",
         "safety",
         "training",
+        "verify",
     },
     "files": {
         "bioimageio",
@@ -76,6 +78,8 @@ ALSO = {
     "checkpoint": {"cli"},  # whole files
     "training": {"cli"},
     "fragments": {"identity", "joining"},
+    "network": {"omezarr", "scale", "tiling"},
+    "verify": {"bounds", "clustering", "settings"},
     "labelfiles": {"metrics"},  # counts overlaps block by block
 }
 OWNERS = {

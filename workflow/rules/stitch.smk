@@ -7,6 +7,7 @@ rule stitch:
         tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
         sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
         contacts=per_batch("results/{image}/steps/labels/{batch}.contacts.parquet"),
+        model=model_path,
     output:
         store=directory("results/{image}/{image}.ome.zarr"),
         identities="results/{image}/steps/identities.parquet",
@@ -23,18 +24,23 @@ rule stitch:
     benchmark:
         "benchmarks/stitch/{image}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
+        if config["stitching"]["verify_windows"]
+        else "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=network_memory if config["stitching"]["verify_windows"] else scaled(4000),
         runtime=scaled(120),
     params:
         version=VERSION,
+        verify=config["stitching"]["verify_windows"],
+        device=config["device"],
     shell:
         "python {input.script:q}"
         " --store {input.store} --tiles {input.tiles}"
         " --labels {input.labels} --tables {input.tables} --sightings {input.sightings}"
         " --contacts {input.contacts}"
         " --output {output.store} --identities {output.identities} --seams {output.seams}"
+        " --verify {params.verify} --model={input.model:q} --device {params.device}"
         " --record {output.record}"
         " 2> {log}"

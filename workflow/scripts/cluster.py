@@ -104,7 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             sightings.append({"tile": seen, **found.sightings})
             contacts.append(found.contacts)
             outlines += found.outlines
-        writer.close(settings=settings.as_dict(), joining=meta.get("joining"))
+        writer.close(
+            settings=settings.as_dict(),
+            joining=meta.get("joining"),
+            bounds={"off": list(bounds.off), "lsig": list(bounds.lsig)},
+        )
         table = concatenate(objects, no_objects)
         tables.write_parquet(table, table_path)
         tables.write_parquet(

@@ -15,11 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from iaunet import checkpoint, cli, grid, normalize, omezarr, outputs, predict, scale, tiling
-from iaunet.errors import InputError, OptionError
-from iaunet.net import IAUNet
+from iaunet import checkpoint, cli, grid, network, outputs, predict, tiling
+from iaunet.errors import OptionError
 
 log = logging.getLogger("infer")
 
@@ -49,9 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise OptionError(f"--threads: found {args.threads}, needs 1 or more")
     tiles = tiling.read(args.tiles, ("core", "halo", "batches", "limits", "model"), args.batch)
     net, meta = checkpoint.load(args.model)
-    check_model(args.model, meta, tiles)
-    device = pick_device(args.device)
-    blocks = open_blocks(args, tiles, net.to(device), meta, tiles["halo"])
+    network.check_model(args.model, meta, tiles)
+    device = network.pick_device(args.device)
+
+    def over_image(halo_px: Sequence[int]) -> predict.Blocks:
+        return network.open_blocks(args.store, tiles, net.to(device), meta, halo_px, args.threads)
+
+    blocks = over_image(tiles["halo"])
     wanted = [
         grid.tile(blocks.shape, tiles["core"], k) for k in range(*tiles["batches"][args.batch])
     ]
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     exact = tuple(-(-r // s) * s for r, s in zip(meta["radius"], net.stride, strict=True))
     if wanted and any(a < b for a, b in zip(tiles["halo"], exact, strict=True)):
-        sample = halo_check(blocks, open_blocks(args, tiles, net, meta, exact), wanted[0])
+        sample = halo_check(blocks, over_image(exact), wanted[0])
     else:
         sample = {"halo_checked": 0, "halo_changed": 0}
     recorder.write(
@@ -81,32 +83,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=str(device),
         backend="torch",
         **sample,
-    )
-
-
-def open_blocks(
-    args: argparse.Namespace, tiles: dict, net: IAUNet, meta: dict, halo_px: Sequence[int]
-) -> predict.Blocks:
-    """Return the network's blocks over the image of the store."""
-    image = omezarr.open_level(args.store)
-    if image.shape != tiles["shape"]:
-        raise InputError(f"{args.store}: shape {image.shape}, {args.tiles} says {tiles['shape']}")
-    low, high = tiles["limits"]
-    clip = meta["normalize"].get("clip", predict.CLIP)
-
-    scaled = normalize.reader(image, low, high, clip)
-    to = tiling.grid_shape(tiles)
-
-    def read(box: grid.Box) -> np.ndarray:
-        return scale.resampled(scaled, image.shape, to, box)
-
-    return predict.Blocks(
-        net,
-        read,
-        shape=to,
-        block_px=meta["block"],
-        halo_px=halo_px,
-        threads=args.threads,
     )
 
 
@@ -138,28 +114,6 @@ def halo_check(blocks: predict.Blocks, exact: predict.Blocks, tile: grid.Tile) -
     for name in ("fg", "seed"):
         moved |= np.abs(near[name].astype(int) - far[name]) > 1
     return {"halo_checked": moved.size, "halo_changed": int(moved.sum())}
-
-
-def check_model(path: Path, meta: dict, tiles: dict) -> None:
-    """Raise unless the image was tiled for this very model."""
-    if meta["ndim"] != len(tiles["shape"]):
-        raise InputError(
-            f"{path}: the model is {meta['ndim']}D, the image is {len(tiles['shape'])}D"
-        )
-    found, needed = checkpoint.sha256(path), tiles.get("model", {}).get("sha256")
-    if found != needed:
-        raise InputError(
-            f"{path}: another model than the image was tiled for (sha256 {found[:12]}, "
-            f"tiles.json says {str(needed)[:12]}); run tile.py again"
-        )
-
-
-def pick_device(wanted: str) -> torch.device:
-    """Return the device, or say what is there."""
-    try:
-        return predict.pick_device(wanted)
-    except (ValueError, RuntimeError) as error:
-        raise OptionError(f"--device: {error}; use auto, cpu, cuda or cuda:N") from error
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             *tiles.get("warnings", []),
             *halo_warnings(records),
             *warnings(objects, identities, tiles, overlap),
-            *([VISIBLE] if quality["seams_visible"] else []),
+            *seam_warnings(quality),
         ],
         **({} if overlap is None else metrics.accuracy(overlap)),
     }
@@ -187,7 +187,20 @@ def seam_quality(objects: tables.Table, tiles: dict, records: Sequence[dict]) ->
     size = "area_px" if ndim == 2 else "volume_px"
     centres = objects[[f"{axis}_px" for axis in "zyx"[-ndim:]]].to_numpy(float)
     near = seams.near_faces(centres, objects[size].to_numpy(float), tiles["shape"], faces)
-    return {**cuts, "seams_visible": seams.are_visible(cuts), **near}
+    proof = {k: v for record in records for k, v in record.items() if k.startswith("verified_")}
+    return {**cuts, "seams_visible": seams.are_visible(cuts), **near, **proof}
+
+
+def seam_warnings(quality: dict) -> list[str]:
+    """Return that tiles can be seen in the result, or were proved not to agree."""
+    found = [VISIBLE] if quality["seams_visible"] else []
+    differ = quality.get("verified_differ", 0)
+    if differ:
+        found.append(
+            f"{differ} of {quality['verified_voxels']} voxels got another label when they were "
+            "segmented again with other tiles"
+        )
+    return found
 
 
 def throughput(tiles: dict, records: Sequence[dict]) -> dict[str, object]:

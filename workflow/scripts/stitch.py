@@ -37,10 +37,13 @@ from iaunet import (
     tables,
     tiling,
 )
+from iaunet.bounds import Bounds
 from iaunet.errors import InputError
+from iaunet.settings import Settings
 
 log = logging.getLogger("stitch")
 
+VERIFIED = ("halo", "limits", "source")
 SIGHTING_COLUMNS = ("tile", "gid", "voxels_in_core", "area", "checksum")
 
 
@@ -61,14 +64,29 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(
             option, type=Path, required=True, nargs="+" if many else None, help=text
         )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--verify",
+        type=int,
+        default=0,
+        metavar="N",
+        help="segment N windows where tiles meet once more, as tiles of their own, and compare",
+    )
+    parser.add_argument("--model", type=Path, help="model file, to verify with")
+    parser.add_argument("--device", default="auto", help="to verify on: auto, cpu, cuda or cuda:N")
+    args = parser.parse_args(argv)
+    if args.verify < 0 or (args.verify and args.model is None):
+        parser.error("--verify needs a number of windows of 0 or more, and --model")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the labelled store and the two tables."""
     args = parse_args(argv)
     recorder = cli.Recorder("stitch", args)
-    tiles = tiling.read(args.tiles, ("axes", "core", "batches", "image", "model"))
+    tiles = tiling.read(
+        args.tiles,
+        ("axes", "core", "batches", "image", "model", *(VERIFIED if args.verify else ())),
+    )
     check_batches(args, len(tiles["batches"]))
     reader = outputs.Reader(args.labels, tiles)
     instances = read_instances(args.tables, tiles["axes"])
@@ -104,7 +122,36 @@ def main(argv: Sequence[str] | None = None) -> None:
         int((found["n_tiles"] > 1).sum()),
         sum(flagged.values()),
     )
-    recorder.write(n_objects=n_objects, n_seams=len(seams), flagged=flagged)
+    proof = verified(args, tiles, reader)
+    recorder.write(n_objects=n_objects, n_seams=len(seams), flagged=flagged, **proof)
+
+
+def verified(args: argparse.Namespace, tiles: dict, reader: outputs.Reader) -> dict[str, int]:
+    """Return how many voxels were segmented once more, and how many got another label."""
+    if not args.verify:
+        return {}
+    from iaunet import checkpoint, network, verify  # with torch, which few runs need here
+
+    net, meta = checkpoint.load(args.model)
+    network.check_model(args.model, meta, tiles)
+    net = net.to(network.pick_device(args.device))
+    blocks = network.open_blocks(args.store, tiles, net, meta, tiles["halo"], 1)
+    facts = reader.facts(0)
+    settings = Settings.from_dict(facts["settings"], len(blocks.shape))
+    bounds = Bounds(*(tuple(facts["bounds"][name]) for name in ("off", "lsig")))
+    rng = np.random.default_rng(int(tiles["source"]["sha256"][:15], 16))
+    boxes = verify.windows(blocks.shape, tiles["core"], args.verify, rng)
+    different = 0
+    for box in boxes:
+        found = verify.differing_voxels(
+            box, blocks, lambda here: reader.read(outputs.LABELS, here), settings, bounds
+        )
+        if found:
+            log.warning("%s: %d voxels of window %s differ", tiles["image"], found, box)
+        different += found
+    voxels = sum(math.prod(grid.box_shape(box)) for box in boxes)
+    log.info("%s: %d of %d voxels segmented again differ", tiles["image"], different, voxels)
+    return {"verified_windows": len(boxes), "verified_voxels": voxels, "verified_differ": different}
 
 
 def check_batches(args: argparse.Namespace, n_batches: int) -> None:

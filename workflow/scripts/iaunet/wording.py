@@ -21,6 +21,9 @@ NAMES = {
     "objects_near_faces": "objects near tile faces",
     "near_faces_expected": "objects expected near tile faces",
     "near_faces_size": "their median size against that of the others",
+    "verified_windows": "windows segmented again",
+    "verified_voxels": "pixels in them",
+    "verified_differ": "of these, pixels that differ",
     "mpx_per_s": "network, Mpx/s",
     "ap50": "AP at IoU 0.5",
     "ap75": "AP at IoU 0.75",
@@ -86,10 +89,16 @@ def fragments(counts: Mapping[str, int]) -> str:
 
 def seam_quality(metrics: dict) -> str:
     """Return whether tiles can be seen in the result, in words."""
-    score = metrics.get("straight_cut_score")
+    text, score = "", metrics.get("straight_cut_score")
+    if metrics.get("verified_windows"):
+        windows = counted(metrics["verified_windows"], "window was", "windows were")
+        text = (
+            f" {windows} segmented again with other tiles: {metrics['verified_differ']:,} of "
+            f"{metrics['verified_voxels']:,} pixels differ."
+        )
     if score is None:
-        return ""
-    text = (
+        return text
+    text += (
         f" Outlines run along tile faces {score:.2f} times as often as along other lines "
         f"({metrics['outline_at_faces']:,} pairs of pixels there)."
     )

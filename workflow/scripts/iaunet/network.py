@@ -1,0 +1,52 @@
+"""A model file and the store of an image -> the network over that image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from iaunet import checkpoint, grid, normalize, omezarr, predict, scale, tiling
+from iaunet.errors import InputError, OptionError
+from iaunet.net import IAUNet
+
+
+def check_model(path: Path, meta: dict, tiles: dict) -> None:
+    """Raise unless the image was tiled for this very model."""
+    if meta["ndim"] != len(tiles["shape"]):
+        raise InputError(
+            f"{path}: the model is {meta['ndim']}D, the image is {len(tiles['shape'])}D"
+        )
+    found, needed = checkpoint.sha256(path), tiles.get("model", {}).get("sha256")
+    if found != needed:
+        raise InputError(
+            f"{path}: another model than the image was tiled for (sha256 {found[:12]}, "
+            f"tiles.json says {str(needed)[:12]}); run tile.py again"
+        )
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device, or say what is there."""
+    try:
+        return predict.pick_device(wanted)
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(f"--device: {error}; use auto, cpu, cuda or cuda:N") from error
+
+
+def open_blocks(
+    store: Path, tiles: dict, net: IAUNet, meta: dict, halo_px: Sequence[int], threads: int
+) -> predict.Blocks:
+    """Return the network's blocks over the image of a store, on the grid that it works on."""
+    image = omezarr.open_level(store)
+    if image.shape != tiles["shape"]:
+        raise InputError(f"{store}: shape {image.shape}, its tiles.json says {tiles['shape']}")
+    low, high = tiles["limits"]
+    scaled = normalize.reader(image, low, high, meta["normalize"].get("clip", predict.CLIP))
+    to = tiling.grid_shape(tiles)
+
+    def read(box: grid.Box) -> np.ndarray:
+        return scale.resampled(scaled, image.shape, to, box)
+
+    return predict.Blocks(
+        net, read, shape=to, block_px=meta["block"], halo_px=halo_px, threads=threads
+    )
