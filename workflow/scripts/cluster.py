@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sightings: list[clustering.Columns] = []
     no_objects, not_seen, no_contacts = clustering.empty_tables(settings, id_stride)
     contacts = [no_contacts]
-    outlines = np.zeros((len(shape), 4), dtype=np.int64)
+    outlines = np.zeros((len(shape), max(core)), dtype=np.int64)
     with ExitStack() as stack:
         output, table_path, sightings_path, contacts_path = (
             stack.enter_context(cli.write_whole(path))
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             seen = np.full(len(found.sightings["gid"]), index, dtype=np.int64)
             sightings.append({"tile": seen, **found.sightings})
             contacts.append(found.contacts)
-            outlines += found.outlines
+            outlines[:, : found.outlines.shape[1]] += found.outlines
         writer.close(
             settings=settings.as_dict(),
             joining=meta.get("joining"),

@@ -135,15 +135,15 @@ def label_window(
     contacts : columns of `joining.CONTACTS`
         One row per pair of objects that touch each other at voxels of the core, where the
         settings join; a face between two voxels belongs to the core of the first.
-    outlines : (axes, 4) int64 array
-        Outlines at the far faces of the core and elsewhere, see `kernels.outlines`.
+    outlines : (axes, longest side) int64 array
+        Where outlines lie in the core and at its far faces, see `kernels.outlines`.
     """
     far = reach(settings, bounds)
     around = _around(core, image_shape) if faces else core
     box = grid.grow(around, far.extent, image_shape)
     wide_box = grid.grow(box, far.seeds, image_shape)
     labels = np.zeros(grid.box_shape(core), dtype=np.uint64)
-    nowhere = np.zeros((len(core), 4), dtype=np.int64)
+    nowhere = np.zeros((len(core), max(grid.box_shape(core))), dtype=np.int64)
 
     fg = np.ascontiguousarray(read("fg", wide_box))
     if not (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():

@@ -462,30 +462,29 @@ def interfaces(owner, first, shape, fg, seed, edge_margin):
 
 @njit(cache=True, nogil=True)
 def outlines(owner, first, shape, edge_margin):
-    """Count the pairs of neighbouring voxels that hold an object, and those that its outline parts.
+    """Count the pairs of neighbouring voxels that the outline of an object parts.
 
-    As for `interfaces`; the pair of a core's last voxel and the next one is at the face of the
-    tile.
+    As for `interfaces`; a voxel and the next one along an axis are a pair.
 
     Returns
     -------
-    (3, 4) int64 array
-        Per axis: outlines and pairs at the face, outlines and pairs elsewhere.
+    (3, longest side of the core) int64 array
+        Per axis, by the place of the first voxel of the pair in the core; the last place of a
+        whole core is at the face of the tile.
     """
-    found = np.zeros((3, 4), dtype=np.int64)
+    found = np.zeros((3, max(shape)), dtype=np.int64)
+    at = np.zeros(3, dtype=np.int64)
     for z in range(shape[0]):
+        at[0] = z
         for y in range(shape[1]):
+            at[1] = y
             for x in range(shape[2]):
+                at[2] = x
                 a = abs(owner[z + first[0], y + first[1], x + first[2]])
                 for axis in range(3):
+                    if at[axis] + 1 >= shape[axis] + edge_margin[axis]:
+                        continue
                     k, j, i = z + (axis == 0), y + (axis == 1), x + (axis == 2)
-                    at = 0 if k == shape[0] or j == shape[1] or i == shape[2] else 2
-                    if at == 0 and edge_margin[axis] == 0:
-                        continue
-                    b = abs(owner[k + first[0], j + first[1], i + first[2]])
-                    if a == 0 and b == 0:
-                        continue
-                    found[axis, at + 1] += 1
-                    if a != b:
-                        found[axis, at] += 1
+                    if abs(owner[k + first[0], j + first[1], i + first[2]]) != a:
+                        found[axis, at[axis]] += 1
     return found

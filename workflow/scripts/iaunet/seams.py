@@ -5,52 +5,57 @@ any other line, and objects near faces are as many and as large as elsewhere. Al
 sums over tiles and objects.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-VISIBLE = 1.1
+VISIBLE = 1.2
 """Outlines at faces that are so many times as frequent as elsewhere show the tiles..."""
-DEVIATIONS = 4.0
-"""... when that is no chance: so many standard deviations of a Poisson count."""
+DEVIATIONS = 5.0
+"""... when that is no chance: so many standard deviations above the lines inside of tiles."""
 
 
-def straight_cuts(outlines: np.ndarray) -> dict[str, object]:
-    """Return how often outlines run along tile faces, against lines inside of tiles.
+def straight_cuts(outlines: np.ndarray, core_px: Sequence[int]) -> dict[str, object]:
+    """Return how often outlines run along tile faces, against the other lines of the grid.
+
+    A line is all places that lie equally far behind the last face, in all tiles: the grid of the
+    faces, moved. Outlines of one object are many and alike, so that only other lines tell what
+    is chance.
 
     Parameters
     ----------
-    outlines : (axes, 4) int array
-        Summed over all tiles: outlines and pairs of voxels at faces, and elsewhere.
+    outlines : (axes, longest side) int array
+        Summed over all tiles, see `kernels.outlines`.
+    core_px : per axis, which line are the faces
 
     Returns
     -------
     dict
-        ``straight_cut_score``: outlines at faces over those expected, 1 without seams, None
-        where no object meets a face. ``outline_at_faces``, ``outline_expected``: both counts.
+        ``straight_cut_score``: outlines at faces over the mean of the other lines, of all axes
+        together; 1 without seams, None without faces or objects. ``outline_at_faces``,
+        ``outline_expected``: both counts. ``seams_visible``: the score is high along an axis,
+        and higher there than chance and any other line explain.
 
     Examples
     --------
-    >>> straight_cuts(np.array([[12, 100, 60, 500], [0, 0, 7, 90]]))["straight_cut_score"]
+    >>> straight_cuts(np.array([[4, 6, 5, 5]]), (4,))["straight_cut_score"]
     1.0
     """
-    at_face, pairs, inside, pairs_inside = np.asarray(outlines, dtype=np.int64).T
-    rate = np.divide(inside, pairs_inside, out=np.zeros(len(inside)), where=pairs_inside > 0)
-    expected = float((pairs * rate).sum())
-    score = float(at_face.sum()) / expected if expected else None
+    at_faces, expected, visible = 0, 0.0, False
+    for counts, core in zip(np.asarray(outlines, dtype=np.int64), core_px, strict=True):
+        face, others = int(counts[core - 1]), counts[: core - 1]
+        if not len(others):
+            continue
+        mean, spread = float(others.mean()), float(others.std())
+        at_faces, expected = at_faces + face, expected + mean
+        excess = face > VISIBLE * mean + DEVIATIONS * spread
+        visible |= bool(excess and face > others.max())
     return {
-        "straight_cut_score": score,
-        "outline_at_faces": int(at_face.sum()),
+        "straight_cut_score": at_faces / expected if expected else None,
+        "outline_at_faces": at_faces,
         "outline_expected": expected,
+        "seams_visible": visible,
     }
-
-
-def are_visible(cuts: dict[str, object]) -> bool:
-    """Return whether the score of `straight_cuts` says that tiles can be seen."""
-    expected = cuts["outline_expected"]
-    excess = cuts["outline_at_faces"] - expected
-    return (cuts["straight_cut_score"] or 0) > VISIBLE and excess > DEVIATIONS * math.sqrt(expected)
 
 
 def near_faces(

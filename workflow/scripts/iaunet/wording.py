@@ -100,7 +100,8 @@ def seam_quality(metrics: dict) -> str:
         return text
     text += (
         f" Outlines run along tile faces {score:.2f} times as often as along other lines "
-        f"({metrics['outline_at_faces']:,} pairs of pixels there)."
+        f"({metrics['outline_at_faces']:,} pairs of pixels there), "
+        + ("more than chance explains." if metrics["seams_visible"] else "within chance.")
     )
     near = metrics.get("objects_near_faces")
     if near is not None:
