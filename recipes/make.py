@@ -18,6 +18,7 @@ from pathlib import Path
 import prepare
 
 RECIPES = Path(__file__).resolve().parent
+MODELS = RECIPES.parent / "resources/models"
 TRAIN = RECIPES.parent / "workflow/scripts/train.py"
 
 
@@ -47,9 +48,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def stages(model: str) -> list[list[str]]:
-    """Return the options of every stage."""
+    """Return the options of every stage; `--start` names a shipped model."""
     lines = (RECIPES / f"{model}.options").read_text().splitlines()
-    return [shlex.split(line) for line in lines if line and not line.startswith("#")]
+    found = [shlex.split(line) for line in lines if line and not line.startswith("#")]
+    for words in found:
+        if "--start" in words:
+            place = words.index("--start") + 1
+            words[place] = str(MODELS / f"{words[place]}.safetensors")
+    return found
 
 
 if __name__ == "__main__":
