@@ -442,7 +442,7 @@ def test_labels_become_64_bit_when_32_do_not_suffice():
 def test_relabelling_by_runs_equals_numpy(values):
     labels = np.array(values, dtype=np.uint64)
     known = np.unique(np.append(labels, np.uint64(0)))
-    ranks, found, counts = identity.relabel(labels, known)
+    ranks, found, counts = identity.relabel(labels, known, np.arange(len(known)))
     np.testing.assert_array_equal(known[ranks], labels)
     expected = np.unique(labels[labels > 0], return_counts=True)
     np.testing.assert_array_equal(found, expected[0])
@@ -451,7 +451,7 @@ def test_relabelling_by_runs_equals_numpy(values):
 
 def test_values_that_are_not_known_become_background_and_are_reported():
     labels = np.array([[7, 9], [9, 0]], dtype=np.uint64)
-    ranks, found, counts = identity.relabel(labels, np.array([0, 7], dtype=np.uint64))
+    ranks, found, counts = identity.relabel(labels, np.array([0, 7], dtype=np.uint64), np.arange(2))
     np.testing.assert_array_equal(ranks, [[1, 0], [0, 0]])
     assert (found.tolist(), counts.tolist()) == ([7, 9], [1, 2])
 

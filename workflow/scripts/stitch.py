@@ -260,8 +260,9 @@ def write_labels(
     number = np.concatenate([np.zeros(1, number.dtype), number]).astype(labels.dtype)
     names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for box in regions(labels.shape, labels.shards or labels.chunks):
-        ranks, here, counts = identity.relabel(read_labels(reader, labels.shape, box), values)
-        omezarr.write_box(labels, box, number[ranks])
+        named = read_labels(reader, labels.shape, box)
+        numbered, here, counts = identity.relabel(named, values, number)
+        omezarr.write_box(labels, box, numbered)
         names.append(here)
         sums.append(counts)
         if len(names) > 256:

@@ -9,11 +9,15 @@ voxels, and the voxels in the cores, which partition the image, must add up to t
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 AGREED = "agreed"
 CONFLICT = "conflict"
 ORPHAN = "orphan"
 EMPTY = "empty"
+
+SEEN_BITS = 12
+SEEN = 1 << SEEN_BITS
 
 
 @dataclass(frozen=True)
@@ -134,36 +138,74 @@ def verdict(verdicts: Verdicts, rows: np.ndarray, voxels: np.ndarray) -> np.ndar
     return found
 
 
-def relabel(labels: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Replace label values by their ranks.
+def relabel(
+    labels: np.ndarray, values: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Replace label values by numbers.
 
-    Works on runs of equal voxels, so that the cost hardly depends on the number of values.
+    Looks up runs of equal voxels, so that the cost hardly depends on how many values there are.
 
     Parameters
     ----------
     labels : uint64 array
     values : uint64 array, ascending, unique, the first is 0
+    numbers : array, one per value, the first is 0
 
     Returns
     -------
-    ranks : int64 array, shape of `labels`
-        Position in `values`; 0 where the value is not among them.
+    numbered : array, shape of `labels`, type of `numbers`
+        0 where the value is not among `values`.
     found, counts : uint64 and int64 arrays
         All values but 0 in `labels`, ascending, and how many voxels have them.
 
     Examples
     --------
-    >>> relabel(np.array([0, 70, 70, 9], np.uint64), np.array([0, 9, 70], np.uint64))[0]
-    array([0, 2, 2, 1])
+    >>> values, numbers = np.array([0, 9, 70], np.uint64), np.array([0, 1, 2], np.uint8)
+    >>> relabel(np.array([0, 70, 70, 9], np.uint64), values, numbers)[0]
+    array([0, 2, 2, 1], dtype=uint8)
     """
-    flat = labels.ravel()
-    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts = np.concatenate([np.zeros(min(1, len(flat)), dtype=np.int64), starts])
-    lengths = np.diff(starts, append=len(flat))
-    found, inverse = np.unique(flat[starts], return_inverse=True)
-    place = np.minimum(np.searchsorted(values, found), len(values) - 1)
-    place[values[place] != found] = 0
-    ranks = np.repeat(place[inverse], lengths).reshape(labels.shape)
-    counts = np.zeros(len(found), dtype=np.int64)
-    np.add.at(counts, inverse, lengths)
-    return ranks, found[found > 0], counts[found > 0]
+    numbered = np.empty(labels.shape, dtype=numbers.dtype)
+    counts = np.zeros(len(values), dtype=np.int64)
+    flat = np.ascontiguousarray(labels).reshape(-1)
+    n_strange = _look_up(flat, values, numbers, numbered.reshape(-1), counts)
+    counts[0] = 0
+    found, counts = values[counts > 0], counts[counts > 0]
+    if n_strange:
+        place = np.minimum(np.searchsorted(values, flat), len(values) - 1)
+        more, n_more = np.unique(flat[values[place] != flat], return_counts=True)
+        order = np.argsort(np.concatenate([found, more]))
+        found = np.concatenate([found, more])[order]
+        counts = np.concatenate([counts, n_more])[order]
+    return numbered, found, counts
+
+
+@njit(cache=True, nogil=True)
+def _look_up(labels, values, numbers, numbered, counts):
+    """Write the number of every label; count its voxels; return how many have no number."""
+    previous = np.uint64(0)
+    place, number, n_strange = 0, numbers[0], 0
+    seen = np.zeros(SEEN, dtype=np.uint64)  # the lines of an object follow each other
+    places = np.zeros(SEEN, dtype=np.int64)
+    for voxel in range(len(labels)):
+        label = labels[voxel]
+        if label != previous:
+            previous = label
+            slot = (label * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - SEEN_BITS)
+            if seen[slot] != label:
+                low, high = 0, len(values)
+                while low < high:
+                    middle = (low + high) // 2
+                    if values[middle] < label:
+                        low = middle + 1
+                    else:
+                        high = middle
+                known = low < len(values) and values[low] == label
+                seen[slot], places[slot] = label, low if known else -1
+            place = places[slot]
+            number = numbers[max(place, 0)]
+        numbered[voxel] = number
+        if place >= 0:
+            counts[place] += 1
+        else:
+            n_strange += 1
+    return n_strange
