@@ -25,6 +25,8 @@ LAYERS = {
         "matching",
         "meanshift",
         "metrics",
+        "painting",
+        "pairs",
         "plan",
         "reconcile",
         "scale",

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, images, labelfiles, matching, omezarr, tables, tiff
+from iaunet import __version__, cli, images, labelfiles, matching, omezarr, painting, tables, tiff
 from iaunet import layout as layouts
 from iaunet import reconcile as reconciling
 from iaunet.errors import InputError, OptionError
@@ -270,10 +270,12 @@ def write_labels(
     attrs = {"made_by": "iaunet-workflow", "version": __version__}
     try:
         array = omezarr.create_labels(store, placed.shape, axes, np.uint32, None, attrs)
-        numbers = reconciling.Numbers(int(decision.group.max(initial=-1)) + 1, placed.shape)
+        numbers = painting.Numbers(int(decision.group.max(initial=-1)) + 1, placed.shape)
         n_empty = 0
         for box in omezarr.shard_boxes(array):
-            painted, uncovered = reconciling.paint(box, placed, tiles.read, nodes, decision)
+            painted, uncovered = painting.paint(
+                box, placed, tiles.read, nodes, decision.group, decision.role
+            )
             numbers.add(painted, box)
             n_empty += uncovered
             omezarr.write_box(array, box, painted)
@@ -315,7 +317,7 @@ def link_table(
         }
     )
     verdict = decision.verdict.copy()
-    verdict[(decision.role == reconciling.WHOLE) & (number == 0)] = reconciling.OVERRULED
+    verdict[(decision.role == painting.WHOLE) & (number == 0)] = reconciling.OVERRULED
     alone = np.flatnonzero(verdict != "")
     single = pd.DataFrame(
         {

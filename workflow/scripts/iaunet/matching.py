@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from iaunet import labels as label_arrays
-from iaunet import metrics
+from iaunet import pairs
 from iaunet.grid import Box, intersection, shift
 from iaunet.layout import Layout
 
@@ -135,28 +135,81 @@ def all_matches(
     covered : float array, one per node
         The largest share of its voxels that lie on labels of one other tile.
     """
+    overlapping = _shared_by_tiles(layout, read, nodes)
+    meeting = _shared_by_faces(layout, read, nodes)
     covered = np.zeros(len(nodes.tile))
-    parts = []
+    for side in range(2):
+        _cover(covered, nodes, overlapping, side)
+    same = _matches(overlapping, overlapping.everywhere, None, at_face=False)
+    parts = [
+        _rows(same, same.iou == 1),  # the same voxels: one object, wherever they lie
+        _matches(overlapping, overlapping.trusted, similarity, at_face=False),
+        _matches(meeting, meeting.everywhere, similarity, at_face=True),
+    ]
+    return _once(_joined(Matches, parts)), covered
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """How many voxels nodes of two tiles share; -1 stands for the background.
+
+    Attributes
+    ----------
+    pair : int64 array
+        Which two tiles.
+    nodes : int64 array, shape (2, n)
+    everywhere, trusted : int64 arrays
+        Voxels, and those of them where both tiles are trusted.
+    """
+
+    pair: np.ndarray
+    nodes: np.ndarray
+    everywhere: np.ndarray
+    trusted: np.ndarray
+
+    def group(self, side: int) -> np.ndarray:
+        """Return a number per row for what is a node of one side, or background, in its pair."""
+        values = self.nodes[side] + 1
+        return self.pair * (values.max(initial=0) + 1) + values
+
+
+def _shared_by_tiles(layout: Layout, read: Read, nodes: Nodes) -> _Shared:
+    found = []
     for one, other in layout.overlaps().tolist():
         box = intersection(layout.window(one), layout.window(other))
-        pair = read(one, box), read(other, box)
-        everything = metrics.overlap(*pair)
-        _cover(covered, nodes, one, everything.pairs[:, 0], everything.shared)
-        _cover(covered, nodes, other, everything.pairs[:, 1], everything.shared)
-        parts.append(_same(_matches(everything, nodes, one, other, None, at_face=False)))
         both = intersection(layout.trusted(one), layout.trusted(other))
-        if both is None:
-            continue
-        if both != box:
-            inner = shift(both, [side.start for side in box])
-            everything = metrics.overlap(pair[0][inner], pair[1][inner])
-        parts.append(_matches(everything, nodes, one, other, similarity, at_face=False))
-    for (one, other), axis in zip(*(found.tolist() for found in layout.faces()), strict=True):
+        nothing = (slice(0, 0),) * len(box)
+        inner = nothing if both is None else shift(both, [side.start for side in box])
+        found.append((one, other, *pairs.count(read(one, box), read(other, box), inner)))
+    return _of_nodes(nodes, found)
+
+
+def _shared_by_faces(layout: Layout, read: Read, nodes: Nodes) -> _Shared:
+    found = []
+    for (one, other), axis in zip(*(some.tolist() for some in layout.faces()), strict=True):
         boxes = _facing(layout, one, other, axis)
-        pair = read(one, boxes[0]), read(other, boxes[1])
-        found = metrics.overlap(*pair)
-        parts.append(_matches(found, nodes, one, other, similarity, at_face=True))
-    return _once(_joined(Matches, parts)), covered
+        found.append((one, other, *pairs.count(read(one, boxes[0]), read(other, boxes[1]))))
+    return _of_nodes(nodes, found)
+
+
+def _of_nodes(
+    nodes: Nodes, found: Sequence[tuple[int, int, np.ndarray, np.ndarray]]
+) -> _Shared:
+    """Return the counts of pairs of labels as those of pairs of nodes."""
+    if not found:
+        nothing = np.zeros(0, dtype=np.int64)
+        return _Shared(nothing, np.zeros((2, 0), dtype=np.int64), nothing, nothing)
+    indices = [
+        np.where(keys > 0, np.stack([nodes.index(one, keys[:, 0]), nodes.index(other, keys[:, 1])], 1), -1)
+        for one, other, keys, _ in found
+    ]
+    counts = np.concatenate([some for *_, some in found])
+    return _Shared(
+        pair=np.repeat(np.arange(len(found)), [len(some) for some in indices]),
+        nodes=np.ascontiguousarray(np.concatenate(indices).T),
+        everywhere=counts[:, 0],
+        trusted=counts[:, 1],
+    )
 
 
 def _once(matches: Matches) -> Matches:
@@ -187,14 +240,13 @@ def similarity_of(vectors: np.ndarray) -> Similarity:
     return similarity
 
 
-def _cover(
-    covered: np.ndarray, nodes: Nodes, tile: int, ids: np.ndarray, shared: np.ndarray
-) -> None:
-    """Raise `covered` of the nodes of a tile to what another tile covers of them."""
-    labels, place = np.unique(ids, return_inverse=True)
-    index = nodes.index(tile, labels)
-    share = np.bincount(place, shared, len(labels)) / nodes.area[index]
-    covered[index] = np.maximum(covered[index], share)
+def _cover(covered: np.ndarray, nodes: Nodes, shared: _Shared, side: int) -> None:
+    """Raise `covered` of the nodes of one side to what the other tile covers of them."""
+    both = (shared.nodes >= 0).all(0)
+    _, first, place = np.unique(shared.group(side)[both], return_index=True, return_inverse=True)
+    index = shared.nodes[side][both][first]
+    share = np.bincount(place, shared.everywhere[both], len(index)) / nodes.area[index]
+    np.maximum.at(covered, index, share)
 
 
 def _facing(layout: Layout, one: int, other: int, axis: int) -> tuple[Box, Box]:
@@ -213,37 +265,30 @@ def _facing(layout: Layout, one: int, other: int, axis: int) -> tuple[Box, Box]:
 
 
 def _matches(
-    found: metrics.Overlap,
-    nodes: Nodes,
-    one: int,
-    other: int,
-    similarity: Similarity | None,
-    at_face: bool,
+    found: _Shared, voxels: np.ndarray, similarity: Similarity | None, at_face: bool
 ) -> Matches:
-    """Return the pairs in which at least one is the other's best match."""
-    first = nodes.index(one, found.pairs[:, 0])
-    second = nodes.index(other, found.pairs[:, 1])
-    first_area = found.true_areas[np.searchsorted(found.true_ids, found.pairs[:, 0])]
-    second_area = found.predicted_areas[np.searchsorted(found.predicted_ids, found.pairs[:, 1])]
-    iou = found.shared / (first_area + second_area - found.shared)
+    """Return the pairs of nodes in which at least one is the other's best match."""
+    areas, groups = [], []
+    for side in range(2):
+        groups.append(np.unique(found.group(side), return_inverse=True)[1])
+        areas.append(np.bincount(groups[-1], voxels)[groups[-1]])
+    both = (found.nodes >= 0).all(0) & (voxels > 0)
+    first, second = found.nodes[:, both]
+    shared, one_area, other_area = voxels[both], areas[0][both], areas[1][both]
+    iou = shared / (one_area + other_area - shared)
     weight = iou if similarity is None else iou * similarity(first, second)
-    best = _best(first, weight, second), _best(second, weight, first)
+    best = _best(groups[0][both], weight, second), _best(groups[1][both], weight, first)
     kept = best[0] | best[1]
-    inside = found.shared / np.minimum(first_area, second_area)
+    inside = shared / np.minimum(one_area, other_area)
     return Matches(
         one=first[kept],
         other=second[kept],
-        shared=found.shared[kept],
+        shared=shared[kept],
         iou=iou[kept],
         inside=inside[kept],
         mutual=(best[0] & best[1])[kept],
         at_face=np.full(np.count_nonzero(kept), at_face),
     )
-
-
-def _same(matches: Matches) -> Matches:
-    """Return the matches whose nodes are the same voxels: one object, wherever they lie."""
-    return _rows(matches, matches.iou == 1)
 
 
 def _best(group: np.ndarray, weight: np.ndarray, partner: np.ndarray) -> np.ndarray:
@@ -259,7 +304,4 @@ def _best(group: np.ndarray, weight: np.ndarray, partner: np.ndarray) -> np.ndar
 def _joined(kind: type, parts: Sequence) -> object:
     """Return tables of one kind as one."""
     names = [field.name for field in fields(kind)]
-    if not parts:
-        empty = {"label": np.uint64, "iou": float, "inside": float, "mutual": bool, "at_face": bool}
-        return kind(**{name: np.zeros(0, empty.get(name, np.int64)) for name in names})
     return kind(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

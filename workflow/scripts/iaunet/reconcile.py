@@ -13,15 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from iaunet import layout as layouts
-from iaunet import metrics
-from iaunet.grid import Box, box_shape, intersection, shift
-from iaunet.layout import DEPTH_BITS, FAR_PX, Layout
-from iaunet.matching import Matches, Nodes, Read, all_matches, all_nodes
+from iaunet import pairs
+from iaunet.grid import Box, shift
+from iaunet.matching import Matches, Nodes, all_matches, all_nodes
+from iaunet.painting import PART, SILENT, WHOLE, Numbers, paint, renumbered
 
 LEAST_IOU = 0.2
 """Mutual best matches that share less of their common ground are two objects."""
@@ -34,9 +33,6 @@ REFUSED = "refused"
 KEPT = "kept"
 OVERRULED = "overruled"
 OPEN = "open"
-SILENT, PART, WHOLE = 0, 1, 2
-"""Roles: draws nothing; draws the voxels that its tile owns; draws the object."""
-
 Touching = Callable[[int], set[tuple[int, int]]]
 """Pairs of labels of a tile that touch each other, the lower label first."""
 
@@ -146,14 +142,14 @@ def touching_labels(labels: np.ndarray) -> set[tuple[int, int]]:
 
     Examples
     --------
-    >>> touching_labels(np.array([[4, 4, 0], [2, 0, 7]]))
+    >>> touching_labels(np.array([[4, 4, 0], [2, 0, 7]], dtype=np.uint8))
     {(2, 4)}
     """
     found = set()
     for axis in range(labels.ndim):
         along = np.moveaxis(labels, axis, 0)
-        for one, other in metrics.overlap(along[1:], along[:-1]).pairs.tolist():
-            if one != other:
+        for one, other in pairs.count(along[1:], along[:-1])[0].tolist():
+            if one != other and one and other:
                 found.add((min(one, other), max(one, other)))
     return found
 
@@ -181,114 +177,6 @@ def _roles(nodes: Nodes, group: np.ndarray, covered: np.ndarray) -> tuple[np.nda
     return role, verdict
 
 
-def paint(
-    box: Box, layout: Layout, read: Read, nodes: Nodes, decision: Decision
-) -> tuple[np.ndarray, int]:
-    """Return the objects in a box of the image, and how many of its voxels no tile sees.
-
-    Objects are group + 1, int32; 0 is background. Of the tiles that see a voxel its owner
-    decides; where it draws nothing, the deepest of those that draw a whole object does.
-    """
-    shape = (1,) * (3 - len(box)) + box_shape(box)
-    out = np.zeros((2, *shape), dtype=np.int32)
-    depth = np.full((2, *shape), -1, dtype=np.int32)
-    here = np.array([(side.start, side.stop) for side in box]).T
-    meets = (layout.starts < here[1]).all(1) & (layout.stops > here[0]).all(1)
-    for tile in np.flatnonzero(meets).tolist():
-        part = intersection(layout.window(tile), box)
-        labels = read(tile, part)
-        first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
-        target = (slice(None),) + (slice(0, 1),) * (3 - len(box)) + shift(part, here[0].tolist())
-        _draw(
-            labels.reshape((1,) * (3 - len(box)) + labels.shape),
-            nodes.label[first:end],
-            (decision.group[first:end] + 1).astype(np.int32),
-            decision.role[first:end],
-            _depths(layout, tile, part),
-            out[target],
-            depth[target],
-        )
-    painted = np.where(out[0] > 0, out[0], out[1]).reshape(box_shape(box))
-    return painted, int((depth[0] < 0).sum())
-
-
-def _depths(layout: Layout, tile: int, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the depth of the voxels of a box in a tile, along each of three axes."""
-    low, high = layout.cutting(tile)
-    found = [np.full(1, FAR_PX, dtype=np.int32)] * (3 - len(box))
-    for axis, side in enumerate(box):
-        at = np.arange(side.start, side.stop)
-        below = at - layout.starts[tile, axis] if low[axis] else FAR_PX
-        above = layout.stops[tile, axis] - 1 - at if high[axis] else FAR_PX
-        depth = np.minimum(np.minimum(below, above), np.full(len(at), FAR_PX))
-        found.append(depth.astype(np.int32))
-    return tuple(found)
-
-
-@njit(cache=True, nogil=True)
-def _draw(labels, ids, objects, roles, depths, out, deepest):
-    """Draw one tile over those before it: out[0] by owners, out[1] whole objects of others."""
-    previous = labels.dtype.type(0)
-    found, role = 0, 0
-    for z in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            least_zy = min(depths[0][z], depths[1][y])
-            sum_zy = depths[0][z] + depths[1][y]
-            for x in range(labels.shape[2]):
-                label = labels[z, y, x]
-                if label != previous:
-                    previous = label
-                    found, role = 0, 0
-                    if label != 0:
-                        place = np.searchsorted(ids, label)
-                        found, role = objects[place], roles[place]
-                least = min(least_zy, depths[2][x])
-                depth = (least << DEPTH_BITS) + sum_zy + depths[2][x]
-                if depth > deepest[0, z, y, x]:
-                    deepest[0, z, y, x] = depth
-                    out[0, z, y, x] = found if role > 0 else 0
-                if role == 2 and depth > deepest[1, z, y, x]:
-                    deepest[1, z, y, x] = depth
-                    out[1, z, y, x] = found
-
-
-class Numbers:
-    """Final numbers of objects: 1..n in the raster order of their first voxels."""
-
-    def __init__(self, n_groups: int, shape: Sequence[int]) -> None:
-        self.shape = (1,) * (3 - len(shape)) + tuple(shape)
-        self.first = np.full(n_groups + 1, np.iinfo(np.int64).max)
-        self.voxels = np.zeros(n_groups + 1, dtype=np.int64)
-
-    def add(self, painted: np.ndarray, box: Box) -> None:
-        """Take in a painted box; all boxes together are the image, each once."""
-        start = (0,) * (3 - len(box)) + tuple(side.start for side in box)
-        values = painted.reshape((1,) * (3 - painted.ndim) + painted.shape)
-        _tally(values, start, self.shape, self.first, self.voxels)
-
-    def of_groups(self) -> np.ndarray:
-        """Return the number of each painted value, uint32; 0 for those without a voxel."""
-        drawn = np.flatnonzero(self.voxels[1:]) + 1
-        number = np.zeros(len(self.voxels), dtype=np.uint32)
-        number[drawn[np.argsort(self.first[drawn])]] = np.arange(1, len(drawn) + 1)
-        return number
-
-
-@njit(cache=True, nogil=True)
-def _tally(painted, start, shape, first, voxels):
-    for z in range(painted.shape[0]):
-        for y in range(painted.shape[1]):
-            line = ((z + start[0]) * shape[1] + y + start[1]) * shape[2] + start[2]
-            previous = 0
-            for x in range(painted.shape[2]):
-                value = painted[z, y, x]
-                if value:
-                    voxels[value] += 1
-                    if value != previous and line + x < first[value]:
-                        first[value] = line + x
-                previous = value
-
-
 def reconciled(
     tiles: Sequence[np.ndarray], starts: Sequence[Sequence[int]], **options: object
 ) -> np.ndarray:
@@ -304,6 +192,7 @@ def reconciled(
     >>> reconciled([one, other], [(0, 0), (0, 2)]).tolist()
     [[1, 0, 2, 2, 2, 0]]
     """
+    tiles = [_unsigned(tile) for tile in tiles]
     placed = layouts.layout(starts, [tile.shape for tile in tiles], **options)
 
     def read(tile: int, box: Box) -> np.ndarray:
@@ -313,7 +202,16 @@ def reconciled(
     matches, covered = all_matches(placed, read, nodes)
     decision = decide(nodes, matches, covered, lambda tile: touching_labels(tiles[tile]))
     whole = tuple(slice(0, length) for length in placed.shape)
-    painted, _ = paint(whole, placed, read, nodes, decision)
+    painted, _ = paint(whole, placed, read, nodes, decision.group, decision.role)
     numbers = Numbers(decision.group.max(initial=-1) + 1, placed.shape)
     numbers.add(painted, whole)
-    return numbers.of_groups()[painted]
+    return renumbered(painted, numbers.of_groups())
+
+
+def _unsigned(labels: np.ndarray) -> np.ndarray:
+    """Return labels as unsigned integers, without a copy where they have the same size."""
+    if labels.dtype.kind == "i" and labels.min(initial=0) >= 0:
+        return labels.view(labels.dtype.str.replace("i", "u"))
+    if labels.dtype.kind != "u":
+        raise ValueError(f"labels must be integers of 0 or more, got {labels.dtype}")
+    return labels

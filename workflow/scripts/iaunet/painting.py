@@ -1,0 +1,258 @@
+"""Draw the objects that tiles share: where several see a voxel, the deepest one's word counts."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numba import njit
+
+from iaunet.grid import Box, box_shape, intersection, shift
+from iaunet.layout import DEPTH_BITS, FAR_PX, Layout
+from iaunet.matching import Nodes, Read
+
+SILENT, PART, WHOLE = 0, 1, 2
+"""Roles: draws nothing; draws the voxels that its tile owns; draws the object."""
+CELL_PX = 1 << 18
+"""Voxels that are compared between tiles at a time: what they need stays in the fast memory."""
+SMALL_PX = 1 << 12
+"""Boxes of fewer voxels are not divided at the faces of tiles."""
+
+
+def paint(
+    box: Box,
+    layout: Layout,
+    read: Read,
+    nodes: Nodes,
+    group: np.ndarray,
+    role: np.ndarray,
+) -> tuple[np.ndarray, int]:
+    """Return the objects in a box of the image, and how many of its voxels no tile sees.
+
+    Objects are group + 1, int32; 0 is background. Of the tiles that see a voxel its owner
+    decides; where it draws nothing, the deepest of those that draw a whole object does.
+
+    Parameters
+    ----------
+    group, role : arrays, one per node
+    """
+    # Not of zeros: memory that is first written here comes in large pages.
+    out = np.empty(box_shape(box), dtype=np.int32)
+    n_empty = 0
+    origin = [side.start for side in box]
+    tables: dict[int, _Table] = {}
+    scratch = np.empty(0, dtype=np.int32)
+    for cell, tiles in _cells(box, layout, np.arange(len(layout))):
+        for tile in tiles:
+            if tile not in tables:
+                tables[tile] = _Table(nodes, tile, group, role)
+        target = _deep(out[shift(cell, origin)])
+        if len(tiles) == 0:
+            target[:] = 0
+            n_empty += target.size
+        elif len(tiles) == 1 and intersection(layout.window(tiles[0]), cell) == cell:
+            tables[tiles[0]].look_up(_deep(read(tiles[0], cell)), target)
+            np.right_shift(target, 1, out=target)
+        else:
+            needed = len(tiles) * target.size
+            if len(scratch) < needed:
+                scratch = np.empty(needed, dtype=np.int32)
+            drawn = scratch[:needed].reshape(len(tiles), *target.shape)
+            some = {tile: tables[tile] for tile in tiles}
+            n_empty += _paint_shared(cell, layout, read, some, drawn, target)
+    return out, n_empty
+
+
+class _Table:
+    """What the labels of one tile draw: twice the object, and 1 for a whole one; 0: nothing."""
+
+    def __init__(self, nodes: Nodes, tile: int, group: np.ndarray, role: np.ndarray) -> None:
+        first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
+        drawn = 2 * (group[first:end] + 1) + (role[first:end] == WHOLE)
+        self.ids = nodes.label[first:end]
+        self.drawn = np.where(role[first:end] == SILENT, 0, drawn).astype(np.int32)
+        self.dense = None
+        largest = int(self.ids[-1]) if end > first else 0
+        if largest < 8 * (end - first) + SMALL_PX:
+            self.dense = np.zeros(largest + 1, dtype=np.int32)
+            self.dense[self.ids] = self.drawn
+
+    def look_up(self, labels: np.ndarray, out: np.ndarray) -> None:
+        """Write what the labels draw."""
+        if self.dense is not None:
+            _look_up(labels, self.dense, out)
+        else:
+            _search(labels, self.ids, self.drawn, out)
+
+
+def _cells(box: Box, layout: Layout, tiles: np.ndarray) -> Iterator[tuple[Box, list[int]]]:
+    """Yield boxes that partition a box, and the tiles that meet each: all of it if it is large."""
+    here = np.array([(side.start, side.stop) for side in box]).T
+    meets = (layout.starts[tiles] < here[1]).all(1) & (layout.stops[tiles] > here[0]).all(1)
+    tiles = tiles[meets]
+    size = int((here[1] - here[0]).prod())
+    axis, at = -1, 0
+    if size > SMALL_PX:
+        faces = np.concatenate([layout.starts[tiles], layout.stops[tiles]])
+        off_middle = np.abs(faces - here.mean(0)) / (here[1] - here[0])
+        off_middle[(faces <= here[0]) | (faces >= here[1])] = np.inf
+        if off_middle.min(initial=np.inf) < np.inf:
+            row, axis = divmod(int(off_middle.argmin()), len(box))
+            at = int(faces[row, axis])
+        elif size > CELL_PX and len(tiles) > 1:
+            axis = int(np.argmax(here[1] - here[0] > 1))
+            at = int(here[:, axis].sum()) // 2
+    if axis < 0:
+        yield box, tiles.tolist()
+        return
+    for side in (slice(box[axis].start, at), slice(at, box[axis].stop)):
+        yield from _cells((*box[:axis], side, *box[axis + 1 :]), layout, tiles)
+
+
+def _paint_shared(
+    cell: Box,
+    layout: Layout,
+    read: Read,
+    tables: dict[int, _Table],
+    drawn: np.ndarray,
+    out: np.ndarray,
+) -> int:
+    """Draw a cell that several tiles see, or one in a part; return the voxels that none sees."""
+    start = [side.start for side in cell]
+    everywhere = True
+    for tile, drawing in zip(tables, drawn, strict=True):
+        part = intersection(layout.window(tile), cell)
+        if part != cell:
+            everywhere = False
+            drawing[:] = 0
+        target = drawing.reshape(box_shape(cell))[shift(part, start)]
+        tables[tile].look_up(_deep(read(tile, part)), _deep(target))
+    depths = [_depths(layout, tile, cell) for tile in tables]
+    along = [np.stack(depth) for depth in zip(*depths, strict=True)]
+    return _resolve(drawn, *along, everywhere, out)
+
+
+def _deep(array: np.ndarray) -> np.ndarray:
+    """Return the array with three axes."""
+    return array.reshape((1,) * (3 - array.ndim) + array.shape)
+
+
+def _depths(layout: Layout, tile: int, box: Box) -> list[np.ndarray]:
+    """Return the depth of the voxels of a box in a tile, along each of three axes; outside -1."""
+    low, high = layout.cutting(tile)
+    found = [np.full(1, FAR_PX, dtype=np.int32)] * (3 - len(box))
+    for axis, side in enumerate(box):
+        at = np.arange(side.start, side.stop)
+        below, above = at - layout.starts[tile, axis], layout.stops[tile, axis] - 1 - at
+        depth = np.full(len(at), FAR_PX)
+        if low[axis]:
+            depth = np.minimum(depth, below)
+        if high[axis]:
+            depth = np.minimum(depth, above)
+        depth[(below < 0) | (above < 0)] = -1
+        found.append(depth.astype(np.int32))
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _look_up(labels, drawn, out):
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                out[z, y, x] = drawn[labels[z, y, x]]
+
+
+@njit(cache=True, nogil=True)
+def _search(labels, ids, drawn, out):
+    previous = labels.dtype.type(0)
+    found = np.int32(0)
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                label = labels[z, y, x]
+                if label != previous:
+                    previous = label
+                    found = drawn[np.searchsorted(ids, label)] if label != 0 else np.int32(0)
+                out[z, y, x] = found
+
+
+@njit(cache=True, nogil=True)
+def _resolve(drawn, depth_z, depth_y, depth_x, everywhere, out):
+    """Decide between tiles; where all who draw draw the same, depths hardly ever matter."""
+    n_empty = 0
+    n_tiles = drawn.shape[0]
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                some = drawn[0, z, y, x]
+                same, agreed, whole = True, True, some & 1
+                for k in range(1, n_tiles):
+                    value = drawn[k, z, y, x]
+                    same &= value == drawn[0, z, y, x]
+                    agreed &= value == 0 or some == 0 or value >> 1 == some >> 1
+                    whole |= value & 1
+                    some |= value
+                if agreed and (whole or (same and (some != 0 or everywhere))):
+                    out[z, y, x] = some >> 1
+                    continue
+                owner, deepest = np.int64(-1), np.int64(-1)
+                by_owner, by_whole = np.int32(0), np.int32(0)
+                for k in range(n_tiles):
+                    least = min(depth_z[k, z], depth_y[k, y], depth_x[k, x])
+                    if least < 0:
+                        continue
+                    total = depth_z[k, z] + depth_y[k, y] + depth_x[k, x]
+                    depth = (np.int64(least) << DEPTH_BITS) + total
+                    value = drawn[k, z, y, x]
+                    if depth > owner:
+                        owner, by_owner = depth, value
+                    if value & 1 and depth > deepest:
+                        deepest, by_whole = depth, value
+                out[z, y, x] = (by_owner if by_owner != 0 else by_whole) >> 1
+                n_empty += owner < 0
+    return n_empty
+
+
+class Numbers:
+    """Final numbers of objects: 1..n in the raster order of their first voxels."""
+
+    def __init__(self, n_groups: int, shape: Sequence[int]) -> None:
+        self.shape = (1,) * (3 - len(shape)) + tuple(shape)
+        self.first = np.full(n_groups + 1, np.iinfo(np.int64).max)
+
+    def add(self, painted: np.ndarray, box: Box) -> None:
+        """Take in a painted box; all boxes together are the image, each once."""
+        start = (0,) * (3 - len(box)) + tuple(side.start for side in box)
+        _tally(_deep(painted), start, self.shape, self.first)
+
+    def of_groups(self) -> np.ndarray:
+        """Return the number of each painted value, uint32; 0 for those without a voxel."""
+        order = np.argsort(self.first[1:], kind="stable") + 1
+        drawn = order[self.first[order] < np.iinfo(np.int64).max]
+        number = np.zeros(len(self.first), dtype=np.uint32)
+        number[drawn] = np.arange(1, len(drawn) + 1)
+        return number
+
+
+@njit(cache=True, nogil=True)
+def _tally(painted, start, shape, first):
+    for z in range(painted.shape[0]):
+        for y in range(painted.shape[1]):
+            line = ((z + start[0]) * shape[1] + y + start[1]) * shape[2] + start[2]
+            previous = 0
+            for x in range(painted.shape[2]):
+                value = painted[z, y, x]
+                if value != previous:
+                    previous = value
+                    if value != 0 and line + x < first[value]:
+                        first[value] = line + x
+
+
+def renumbered(painted: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Return the painted array with the numbers of its values, uint32, in the same memory."""
+    _renumber(painted.reshape(-1), number)
+    return painted.view(np.uint32)
+
+
+@njit(cache=True, nogil=True)
+def _renumber(painted, number):
+    for k in range(len(painted)):
+        painted[k] = number[painted[k]]
