@@ -40,10 +40,9 @@ def ours(
     tiles: Tiles, windows: Sequence[Box], cores: Sequence[Box], shape: Sequence[int]
 ) -> np.ndarray:
     """Return the labels as this repository makes them."""
-    found = np.zeros(shape, dtype=np.uint32)
-    part = reconcile.reconciled(tiles, [[side.start for side in window] for window in windows])
-    found[tuple(slice(0, length) for length in part.shape)] = part
-    return found
+    found = reconcile.reconciled(tiles, [[side.start for side in window] for window in windows])
+    missing = [(0, length - seen) for length, seen in zip(shape, found.shape, strict=True)]
+    return np.pad(found, missing) if np.any(missing) else found
 
 
 def offset(

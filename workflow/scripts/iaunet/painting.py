@@ -1,5 +1,6 @@
 """Draw the objects that tiles share: where several see a voxel, the deepest one's word counts."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -36,35 +37,71 @@ def paint(
     """
     # Not of zeros: memory that is first written here comes in large pages.
     out = np.empty(box_shape(box), dtype=np.int32)
+    painter = _Painter(layout, read, nodes, group, role)
     n_empty = 0
-    origin = [side.start for side in box]
-    tables: dict[int, _Table] = {}
-    scratch = np.empty(0, dtype=np.int32)
     for cell, tiles in _cells(box, layout, np.arange(len(layout))):
-        for tile in tiles:
-            if tile not in tables:
-                tables[tile] = _Table(nodes, tile, group, role)
-        target = _deep(out[shift(cell, origin)])
-        if len(tiles) == 0:
-            target[:] = 0
-            n_empty += target.size
-        elif len(tiles) == 1 and intersection(layout.window(tiles[0]), cell) == cell:
-            tables[tiles[0]].look_up(_deep(read(tiles[0], cell)), target)
-            np.right_shift(target, 1, out=target)
-        else:
-            needed = len(tiles) * target.size
-            if len(scratch) < needed:
-                scratch = np.empty(needed, dtype=np.int32)
-            drawn = scratch[:needed].reshape(len(tiles), *target.shape)
-            some = {tile: tables[tile] for tile in tiles}
-            n_empty += _paint_shared(cell, layout, read, some, drawn, target)
+        target = _deep(out[shift(cell, [side.start for side in box])])
+        n_empty += painter.draw(cell, tiles, target)
     return out, n_empty
+
+
+class _Painter:
+    """Draws boxes of the image; keeps what every box needs."""
+
+    def __init__(
+        self, layout: Layout, read: Read, nodes: Nodes, group: np.ndarray, role: np.ndarray
+    ) -> None:
+        self.layout, self.read = layout, read
+        self.of_nodes = nodes, group, role
+        self.tables: dict[int, _Table] = {}
+        self.scratch = np.empty(0, dtype=np.int32)
+
+    def draw(self, cell: Box, tiles: Sequence[int], out: np.ndarray) -> int:
+        """Draw a box that these tiles see, or see in a part; return the voxels none sees."""
+        if not tiles:
+            out[:] = 0
+            return out.size
+        parts = [intersection(self.layout.window(tile), cell) for tile in tiles]
+        labels = [
+            _deep(self.read(tile, part)) for tile, part in zip(tiles, parts, strict=True)
+        ]
+        tables = [self.table(tile) for tile in tiles]
+        everywhere = all(part == cell for part in parts)
+        dense = [table.dense for table in tables if table.dense is not None]
+        if everywhere and len(dense) == len(tiles) == 1:
+            _draw_one(labels[0], dense[0], out)
+            return 0
+        depths = [_depths(self.layout, tile, cell) for tile in tiles]
+        along = [np.stack(depth) for depth in zip(*depths, strict=True)]
+        if everywhere and len(dense) == len(tiles) == 2:
+            _draw_two(*labels, *dense, *along, out)
+            return 0
+        drawn = self.several(len(tiles), out.shape)
+        if not everywhere:
+            drawn[:] = 0
+        for table, some, part, drawing in zip(tables, labels, parts, drawn, strict=True):
+            inside = shift(part, [side.start for side in cell])
+            table.look_up(some, _deep(drawing.reshape(box_shape(cell))[inside]))
+        return _resolve(drawn, *along, everywhere, out)
+
+    def table(self, tile: int) -> "_Table":
+        """Return what the labels of a tile draw."""
+        if tile not in self.tables:
+            self.tables[tile] = _Table(*self.of_nodes, tile)
+        return self.tables[tile]
+
+    def several(self, n_tiles: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array per tile, in memory that is used again."""
+        needed = n_tiles * math.prod(shape)
+        if len(self.scratch) < needed:
+            self.scratch = np.empty(needed, dtype=np.int32)
+        return self.scratch[:needed].reshape(n_tiles, *shape)
 
 
 class _Table:
     """What the labels of one tile draw: twice the object, and 1 for a whole one; 0: nothing."""
 
-    def __init__(self, nodes: Nodes, tile: int, group: np.ndarray, role: np.ndarray) -> None:
+    def __init__(self, nodes: Nodes, group: np.ndarray, role: np.ndarray, tile: int) -> None:
         first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
         drawn = 2 * (group[first:end] + 1) + (role[first:end] == WHOLE)
         self.ids = nodes.label[first:end]
@@ -107,29 +144,6 @@ def _cells(box: Box, layout: Layout, tiles: np.ndarray) -> Iterator[tuple[Box, l
         yield from _cells((*box[:axis], side, *box[axis + 1 :]), layout, tiles)
 
 
-def _paint_shared(
-    cell: Box,
-    layout: Layout,
-    read: Read,
-    tables: dict[int, _Table],
-    drawn: np.ndarray,
-    out: np.ndarray,
-) -> int:
-    """Draw a cell that several tiles see, or one in a part; return the voxels that none sees."""
-    start = [side.start for side in cell]
-    everywhere = True
-    for tile, drawing in zip(tables, drawn, strict=True):
-        part = intersection(layout.window(tile), cell)
-        if part != cell:
-            everywhere = False
-            drawing[:] = 0
-        target = drawing.reshape(box_shape(cell))[shift(part, start)]
-        tables[tile].look_up(_deep(read(tile, part)), _deep(target))
-    depths = [_depths(layout, tile, cell) for tile in tables]
-    along = [np.stack(depth) for depth in zip(*depths, strict=True)]
-    return _resolve(drawn, *along, everywhere, out)
-
-
 def _deep(array: np.ndarray) -> np.ndarray:
     """Return the array with three axes."""
     return array.reshape((1,) * (3 - array.ndim) + array.shape)
@@ -150,6 +164,42 @@ def _depths(layout: Layout, tile: int, box: Box) -> list[np.ndarray]:
         depth[(below < 0) | (above < 0)] = -1
         found.append(depth.astype(np.int32))
     return found
+
+
+@njit(cache=True, nogil=True)
+def _draw_one(labels, drawn, out):
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                out[z, y, x] = drawn[labels[z, y, x]] >> 1
+
+
+@njit(cache=True, nogil=True)
+def _draw_two(one, other, one_drawn, other_drawn, depth_z, depth_y, depth_x, out):
+    """Do what `_resolve` does, of two tiles that both see the whole box."""
+    for z in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                first, second = one_drawn[one[z, y, x]], other_drawn[other[z, y, x]]
+                if first == second or (second == 0 and first & 1):
+                    value = first
+                elif first == 0 and second & 1:
+                    value = second
+                elif _depth(depth_z, depth_y, depth_x, 1, z, y, x) > _depth(
+                    depth_z, depth_y, depth_x, 0, z, y, x
+                ):
+                    value = second if second != 0 or not first & 1 else first
+                else:
+                    value = first if first != 0 or not second & 1 else second
+                out[z, y, x] = value >> 1
+
+
+@njit(cache=True, nogil=True)
+def _depth(depth_z, depth_y, depth_x, k, z, y, x):
+    """Return how deep a voxel lies in the tile k of a box; outside of it -1."""
+    least = min(depth_z[k, z], depth_y[k, y], depth_x[k, x])
+    total = depth_z[k, z] + depth_y[k, y] + depth_x[k, x]
+    return np.int64(-1) if least < 0 else (np.int64(least) << DEPTH_BITS) + total
 
 
 @njit(cache=True, nogil=True)
@@ -196,11 +246,7 @@ def _resolve(drawn, depth_z, depth_y, depth_x, everywhere, out):
                 owner, deepest = np.int64(-1), np.int64(-1)
                 by_owner, by_whole = np.int32(0), np.int32(0)
                 for k in range(n_tiles):
-                    least = min(depth_z[k, z], depth_y[k, y], depth_x[k, x])
-                    if least < 0:
-                        continue
-                    total = depth_z[k, z] + depth_y[k, y] + depth_x[k, x]
-                    depth = (np.int64(least) << DEPTH_BITS) + total
+                    depth = _depth(depth_z, depth_y, depth_x, k, z, y, x)
                     value = drawn[k, z, y, x]
                     if depth > owner:
                         owner, by_owner = depth, value
