@@ -173,8 +173,8 @@ def test_an_object_that_lies_on_another_ones_is_overruled_and_said():
         ]
 
     nodes = matching.all_nodes(placed, read)
-    matches, covered = matching.all_matches(placed, read, nodes)
-    decision = reconcile.decide(nodes, matches, covered, lambda tile: set())
+    matches, covers = matching.all_matches(placed, read, nodes)
+    decision = reconcile.decide(nodes, matches, covers, lambda tile: set())
     assert decision.verdict[nodes.label == 6].tolist() == [reconcile.OVERRULED]
 
 

@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     nodes = matching.all_nodes(placed, tiles.read)
     log.info("%d labels in %d tiles", len(nodes.tile), len(names))
     similarity = second_vote(args, tiles, nodes, placed)
-    matches, covered = matching.all_matches(placed, tiles.read, nodes, similarity)
+    matches, covers = matching.all_matches(placed, tiles.read, nodes, similarity)
     touching: dict[int, set[tuple[int, int]]] = {}
 
     def touches(tile: int) -> set[tuple[int, int]]:
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             touching[tile] = reconciling.touching_labels(tiles.whole(tile))
         return touching[tile]
 
-    decision = reconciling.decide(nodes, matches, covered, touches)
+    decision = reconciling.decide(nodes, matches, covers, touches)
     with cli.write_whole(args.output) as partial:
         number, n_empty = write_labels(partial, args.output, placed, axes, tiles, nodes, decision)
     found = number[decision.group + 1]

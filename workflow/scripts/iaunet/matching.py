@@ -31,6 +31,8 @@ class Nodes:
         Nothing of it may be missing: it keeps to where its tile is trusted.
     entire : bool array
         It does not touch a cutting face of its window; near one it may be wrong.
+    trusted : bool array
+        It reaches where its tile is trusted.
     owned : bool array
         Its centre lies deeper in its tile than in any other.
     """
@@ -40,6 +42,7 @@ class Nodes:
     area: np.ndarray
     whole: np.ndarray
     entire: np.ndarray
+    trusted: np.ndarray
     owned: np.ndarray
 
     def index(self, tile: int, labels: np.ndarray) -> np.ndarray:
@@ -76,6 +79,15 @@ class Matches:
     at_face: np.ndarray
 
 
+@dataclass(frozen=True)
+class Covers:
+    """What lies on what: `share` of the voxels of `node` lie on `by`, a node of another tile."""
+
+    node: np.ndarray
+    by: np.ndarray
+    share: np.ndarray
+
+
 def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[int]) -> Nodes:
     """Return the nodes of one tile.
 
@@ -104,6 +116,7 @@ def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[
         area=found.areas,
         whole=((found.starts >= least) & (found.stops <= most)).all(1),
         entire=((found.starts >= window[0]) & (found.stops <= window[1])).all(1),
+        trusted=((found.starts < most) & (found.stops > least)).all(1),
         owned=owned,
     )
 
@@ -123,30 +136,21 @@ def all_nodes(layout: Layout, read: Read) -> Nodes:
 
 def all_matches(
     layout: Layout, read: Read, nodes: Nodes, similarity: Similarity | None = None
-) -> tuple[Matches, np.ndarray]:
-    """Return the candidate links of all neighbours, and how much of each node others cover.
+) -> tuple[Matches, Covers]:
+    """Return the candidate links of all neighbours, and which nodes lie on which others.
 
     Of the nodes that share ground with a node, only its best match is a candidate. `similarity`
     weighs the candidates against each other; whether a link is accepted it does not decide.
-
-    Returns
-    -------
-    matches : Matches
-    covered : float array, one per node
-        The largest share of its voxels that lie on labels of one other tile.
     """
     overlapping = _shared_by_tiles(layout, read, nodes)
     meeting = _shared_by_faces(layout, read, nodes)
-    covered = np.zeros(len(nodes.tile))
-    for side in range(2):
-        _cover(covered, nodes, overlapping, side)
     same = _matches(overlapping, overlapping.everywhere, None, at_face=False)
     parts = [
         _rows(same, same.iou == 1),  # the same voxels: one object, wherever they lie
         _matches(overlapping, overlapping.trusted, similarity, at_face=False),
         _matches(meeting, meeting.everywhere, similarity, at_face=True),
     ]
-    return _once(_joined(Matches, parts)), covered
+    return _once(_joined(Matches, parts)), _covers(nodes, overlapping)
 
 
 @dataclass(frozen=True)
@@ -240,13 +244,11 @@ def similarity_of(vectors: np.ndarray) -> Similarity:
     return similarity
 
 
-def _cover(covered: np.ndarray, nodes: Nodes, shared: _Shared, side: int) -> None:
-    """Raise `covered` of the nodes of one side to what the other tile covers of them."""
+def _covers(nodes: Nodes, shared: _Shared) -> Covers:
     both = (shared.nodes >= 0).all(0)
-    _, first, place = np.unique(shared.group(side)[both], return_index=True, return_inverse=True)
-    index = shared.nodes[side][both][first]
-    share = np.bincount(place, shared.everywhere[both], len(index)) / nodes.area[index]
-    np.maximum.at(covered, index, share)
+    one, other = shared.nodes[:, both]
+    node, by = np.concatenate([one, other]), np.concatenate([other, one])
+    return Covers(node, by, np.tile(shared.everywhere[both], 2) / nodes.area[node])
 
 
 def _facing(layout: Layout, one: int, other: int, axis: int) -> tuple[Box, Box]:

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from iaunet import layout as layouts
 from iaunet import pairs
 from iaunet.grid import Box, shift
-from iaunet.matching import Matches, Nodes, all_matches, all_nodes
+from iaunet.matching import Covers, Matches, Nodes, all_matches, all_nodes
 from iaunet.painting import PART, SILENT, WHOLE, Numbers, paint, renumbered
 
 LEAST_IOU = 0.2
@@ -62,7 +62,7 @@ class Decision:
     refused: np.ndarray
 
 
-def decide(nodes: Nodes, matches: Matches, covered: np.ndarray, touching: Touching) -> Decision:
+def decide(nodes: Nodes, matches: Matches, covers: Covers, touching: Touching) -> Decision:
     """Return which nodes are one object and who draws it.
 
     A match is a link when it is mutual and its IoU large enough, or when a node that its tile
@@ -78,7 +78,7 @@ def decide(nodes: Nodes, matches: Matches, covered: np.ndarray, touching: Touchi
     contested = np.flatnonzero(wanted & doubled[group[matches.one]])
     linked[_without_conflicts(nodes, matches, contested, touching)] = True
     group = _components(len(nodes.tile), matches.one[linked], matches.other[linked])
-    role, verdict = _roles(nodes, group, covered)
+    role, verdict = _roles(nodes, group, covers)
     return Decision(group, role, verdict, linked, wanted & ~linked)
 
 
@@ -154,15 +154,14 @@ def touching_labels(labels: np.ndarray) -> set[tuple[int, int]]:
     return found
 
 
-def _roles(nodes: Nodes, group: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _roles(nodes: Nodes, group: np.ndarray, covers: Covers) -> tuple[np.ndarray, np.ndarray]:
     """Return who draws: of each group the best whole node, or all nodes their own voxels."""
     n_groups = group.max(initial=-1) + 1
-    n_nodes = np.bincount(group, minlength=n_groups)
-    alone = n_nodes[group] == 1
+    alone = np.bincount(group, minlength=n_groups)[group] == 1
     owned = np.zeros(n_groups, dtype=bool)
     owned[group[nodes.owned]] = True
     # What the owner of the place did not see: whole, or in a margin but not cut.
-    stray = ~owned[group] & (nodes.whole | (nodes.entire & alone))
+    stray = ~owned[group] & nodes.trusted & (nodes.whole | (nodes.entire & alone))
     whole = np.flatnonzero(nodes.whole | stray)
     order = whole[np.lexsort((-nodes.area[whole], ~nodes.owned[whole], group[whole]))]
     drawn, first = np.unique(group[order], return_index=True)
@@ -170,11 +169,43 @@ def _roles(nodes: Nodes, group: np.ndarray, covered: np.ndarray) -> tuple[np.nda
     role[np.isin(group, drawn)] = SILENT
     role[order[first]] = WHOLE
     verdict = np.full(len(group), "", dtype=object)
-    chosen = stray & (role == WHOLE)
-    verdict[chosen & alone] = np.where(covered[chosen & alone] > MOSTLY, OVERRULED, KEPT)
-    role[verdict == OVERRULED] = SILENT
+    chosen = np.flatnonzero(stray & (role == WHOLE))
+    hidden = _hidden(nodes, role, covers, chosen)
+    role[hidden] = SILENT
+    verdict[chosen[alone[chosen]]] = KEPT
+    verdict[hidden] = OVERRULED
+    single = (role == PART) & alone & ~owned[group]
+    verdict[single & nodes.entire] = OVERRULED
+    covered = _covered(nodes, covers, np.ones(len(covers.node), dtype=bool))
     verdict[(role == PART) & alone & ~nodes.entire & (covered <= MOSTLY)] = OPEN
     return role, verdict
+
+
+def _hidden(nodes: Nodes, role: np.ndarray, covers: Covers, strays: np.ndarray) -> np.ndarray:
+    """Return the strays that lie mostly on what others draw; of two strays the larger one draws."""
+    draws = role != SILENT
+    draws[strays] = False
+    covered = _covered(nodes, covers, draws[covers.by])
+    hidden = set(strays[covered[strays] > MOSTLY].tolist())
+    waiting = np.zeros(len(role), dtype=bool)
+    waiting[strays] = True
+    on_stray = waiting[covers.node] & waiting[covers.by] & (covers.share > MOSTLY)
+    node, by = covers.node[on_stray], covers.by[on_stray]
+    for row in np.lexsort((by, node, -nodes.area[node])).tolist():
+        rank = (nodes.area[by[row]], -by[row]) > (nodes.area[node[row]], -node[row])
+        if rank and int(by[row]) not in hidden:
+            hidden.add(int(node[row]))
+    return np.array(sorted(hidden), dtype=np.int64)
+
+
+def _covered(nodes: Nodes, covers: Covers, rows: np.ndarray) -> np.ndarray:
+    """Return the largest share of each node that lies on nodes of one other tile."""
+    n_tiles = nodes.tile.max(initial=0) + 1
+    by_tile = covers.node[rows] * n_tiles + nodes.tile[covers.by[rows]]
+    keys, place = np.unique(by_tile, return_inverse=True)
+    covered = np.zeros(len(nodes.tile))
+    np.maximum.at(covered, keys // n_tiles, np.bincount(place, covers.share[rows], len(keys)))
+    return covered
 
 
 def reconciled(
@@ -199,8 +230,8 @@ def reconciled(
         return tiles[tile][shift(box, placed.starts[tile].tolist())]
 
     nodes = all_nodes(placed, read)
-    matches, covered = all_matches(placed, read, nodes)
-    decision = decide(nodes, matches, covered, lambda tile: touching_labels(tiles[tile]))
+    matches, covers = all_matches(placed, read, nodes)
+    decision = decide(nodes, matches, covers, lambda tile: touching_labels(tiles[tile]))
     whole = tuple(slice(0, length) for length in placed.shape)
     painted, _ = paint(whole, placed, read, nodes, decision.group, decision.role)
     numbers = Numbers(decision.group.max(initial=-1) + 1, placed.shape)
