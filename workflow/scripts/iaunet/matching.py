@@ -81,11 +81,15 @@ class Matches:
 
 @dataclass(frozen=True)
 class Covers:
-    """What lies on what: `share` of the voxels of `node` lie on `by`, a node of another tile."""
+    """What lies on what: `share` of the voxels of `node` lie on `by`, a node of another tile.
+
+    `missed` are nodes of which another tile sees nothing, though both are trusted there.
+    """
 
     node: np.ndarray
     by: np.ndarray
     share: np.ndarray
+    missed: np.ndarray
 
 
 def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[int]) -> Nodes:
@@ -98,11 +102,10 @@ def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[
     """
     found = label_arrays.extents(labels, layout.starts[tile])
     low, high = layout.cutting(tile)
-    trusted = layout.trusted(tile)
+    trusted = np.array([(side.start, side.stop) for side in layout.trusted(tile)]).T
     # Without a margin a label that ends at the face of the window may go on behind it.
     one = np.array(layout.margin_px) == 0
-    least = np.array([side.start for side in trusted]) + (low & one)
-    most = np.array([side.stop for side in trusted]) - (high & one)
+    least, most = trusted[0] + (low & one), trusted[1] - (high & one)
     window = layout.starts[tile] + low, layout.stops[tile] - high
     centre = found.sums // np.maximum(found.areas, 1)[:, None]
     own = layout.depths(tile, centre)
@@ -116,7 +119,7 @@ def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[
         area=found.areas,
         whole=((found.starts >= least) & (found.stops <= most)).all(1),
         entire=((found.starts >= window[0]) & (found.stops <= window[1])).all(1),
-        trusted=((found.starts < most) & (found.stops > least)).all(1),
+        trusted=((found.starts < trusted[1]) & (found.stops > trusted[0])).all(1),
         owned=owned,
     )
 
@@ -248,7 +251,17 @@ def _covers(nodes: Nodes, shared: _Shared) -> Covers:
     both = (shared.nodes >= 0).all(0)
     one, other = shared.nodes[:, both]
     node, by = np.concatenate([one, other]), np.concatenate([other, one])
-    return Covers(node, by, np.tile(shared.everywhere[both], 2) / nodes.area[node])
+    missed = []
+    for side in range(2):
+        some = (shared.nodes[side] >= 0) & (shared.trusted > 0)
+        empty = shared.nodes[1 - side][some] < 0
+        _, first, place = np.unique(
+            shared.group(side)[some], return_index=True, return_inverse=True
+        )
+        nothing = np.bincount(place, ~empty, len(first)) == 0
+        missed.append(shared.nodes[side][some][first[nothing]])
+    share = np.tile(shared.everywhere[both], 2) / nodes.area[node]
+    return Covers(node, by, share, np.unique(np.concatenate(missed)))
 
 
 def _facing(layout: Layout, one: int, other: int, axis: int) -> tuple[Box, Box]:

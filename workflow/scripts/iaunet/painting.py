@@ -10,8 +10,9 @@ from iaunet.grid import Box, box_shape, intersection, shift
 from iaunet.layout import DEPTH_BITS, FAR_PX, Layout
 from iaunet.matching import Nodes, Read
 
-SILENT, PART, WHOLE = 0, 1, 2
-"""Roles: draws nothing; draws the voxels that its tile owns; draws the object."""
+SILENT, PART, WHOLE, FILL = 0, 1, 2, 3
+"""Roles: draws nothing; draws the voxels that its tile owns; draws the object; draws the voxels
+that its tile owns and those in which the owner draws nothing."""
 CELL_PX = 1 << 18
 """Voxels that are compared between tiles at a time: what they need stays in the fast memory."""
 SMALL_PX = 1 << 12
@@ -29,7 +30,7 @@ def paint(
     """Return the objects in a box of the image, and how many of its voxels no tile sees.
 
     Objects are group + 1, int32; 0 is background. Of the tiles that see a voxel its owner
-    decides; where it draws nothing, the deepest of those that draw a whole object does.
+    decides; where it draws nothing, the deepest of those that draw more than they own does.
 
     Parameters
     ----------
@@ -99,11 +100,11 @@ class _Painter:
 
 
 class _Table:
-    """What the labels of one tile draw: twice the object, and 1 for a whole one; 0: nothing."""
+    """What the labels of one tile draw: twice the object, and 1 for what others leave, too; 0: nothing."""
 
     def __init__(self, nodes: Nodes, group: np.ndarray, role: np.ndarray, tile: int) -> None:
         first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
-        drawn = 2 * (group[first:end] + 1) + (role[first:end] == WHOLE)
+        drawn = 2 * (group[first:end] + 1) + (role[first:end] >= WHOLE)
         self.ids = nodes.label[first:end]
         self.drawn = np.where(role[first:end] == SILENT, 0, drawn).astype(np.int32)
         self.dense = None

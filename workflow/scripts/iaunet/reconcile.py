@@ -20,7 +20,7 @@ from iaunet import layout as layouts
 from iaunet import pairs
 from iaunet.grid import Box, shift
 from iaunet.matching import Covers, Matches, Nodes, all_matches, all_nodes
-from iaunet.painting import PART, SILENT, WHOLE, Numbers, paint, renumbered
+from iaunet.painting import FILL, PART, SILENT, WHOLE, Numbers, paint, renumbered
 
 LEAST_IOU = 0.2
 """Mutual best matches that share less of their common ground are two objects."""
@@ -99,11 +99,18 @@ def _seen_twice(group: np.ndarray, tile: np.ndarray) -> np.ndarray:
 def _without_conflicts(
     nodes: Nodes, matches: Matches, contested: np.ndarray, touching: Touching
 ) -> list[int]:
-    """Return the matches that join nothing that one tile tells apart, the best ones first."""
+    """Return the matches that join nothing that tiles tell apart, the best ones first.
+
+    Those who see two pieces as one object outvote those who tell them apart when they are more.
+    """
     strength = matches.iou[contested]
     order = np.lexsort(
         (matches.other[contested], matches.one[contested], -strength, ~matches.mutual[contested])
     )
+    partners: dict[int, list[int]] = {}
+    for one, other in zip(matches.one[contested], matches.other[contested], strict=True):
+        partners.setdefault(int(one), []).append(int(other))
+        partners.setdefault(int(other), []).append(int(one))
     members: dict[int, list[int]] = {}
     name: dict[int, int] = {}
     kept = []
@@ -113,7 +120,10 @@ def _without_conflicts(
         for node in (one, other):
             members.setdefault(node, [node])
         if one != other:
-            if _told_apart(nodes, members[one], members[other], touching):
+            against = _telling_apart(nodes, members[one], members[other], touching)
+            if against and len(_joining(nodes, members, one, other, partners) - against) <= max(
+                1, len(against)
+            ):
                 continue
             for node in members[other]:
                 name[node] = one
@@ -122,19 +132,40 @@ def _without_conflicts(
     return kept
 
 
-def _told_apart(
+def _joining(
+    nodes: Nodes,
+    members: dict[int, list[int]],
+    one: int,
+    other: int,
+    partners: dict[int, list[int]],
+) -> set[int]:
+    """Return the tiles of the nodes of either group that match a node of the other."""
+    found = set()
+    for group, opposite in ((one, other), (other, one)):
+        there = set(members[opposite])
+        for node in members[group]:
+            if not there.isdisjoint(partners[node]):
+                found.add(int(nodes.tile[node]))
+    return found
+
+
+def _telling_apart(
     nodes: Nodes, some: Sequence[int], others: Sequence[int], touching: Touching
-) -> bool:
+) -> set[int]:
+    """Return the tiles that have nodes of both groups and see that these are two objects."""
     by_tile: dict[int, list[int]] = {}
     for node in some:
         by_tile.setdefault(int(nodes.tile[node]), []).append(node)
+    found = set()
     for other in others:
         tile = int(nodes.tile[other])
         for one in by_tile.get(tile, ()):
+            if not (nodes.trusted[one] and nodes.trusted[other]):
+                continue
             pair = sorted((int(nodes.label[one]), int(nodes.label[other])))
             if (nodes.whole[one] and nodes.whole[other]) or tuple(pair) in touching(tile):
-                return True
-    return False
+                found.add(tile)
+    return found
 
 
 def touching_labels(labels: np.ndarray) -> set[tuple[int, int]]:
@@ -168,6 +199,9 @@ def _roles(nodes: Nodes, group: np.ndarray, covers: Covers) -> tuple[np.ndarray,
     role = np.full(len(group), PART, dtype=np.uint8)
     role[np.isin(group, drawn)] = SILENT
     role[order[first]] = WHOLE
+    missed = np.zeros(n_groups, dtype=bool)
+    missed[group[covers.missed]] = True
+    role[missed[group] & (role == PART) & nodes.trusted] = FILL
     verdict = np.full(len(group), "", dtype=object)
     chosen = np.flatnonzero(stray & (role == WHOLE))
     hidden = _hidden(nodes, role, covers, chosen)
@@ -177,7 +211,7 @@ def _roles(nodes: Nodes, group: np.ndarray, covers: Covers) -> tuple[np.ndarray,
     single = (role == PART) & alone & ~owned[group]
     verdict[single & nodes.entire] = OVERRULED
     covered = _covered(nodes, covers, np.ones(len(covers.node), dtype=bool))
-    verdict[(role == PART) & alone & ~nodes.entire & (covered <= MOSTLY)] = OPEN
+    verdict[(role % 2 == 1) & alone & ~nodes.entire & (covered <= MOSTLY)] = OPEN
     return role, verdict
 
 
