@@ -13,6 +13,7 @@ from iaunet.matching import Nodes, Read
 SILENT, PART, WHOLE, FILL = 0, 1, 2, 3
 """Roles: draws nothing; draws the voxels that its tile owns; draws the object; draws the voxels
 that its tile owns and those in which the owner draws nothing."""
+LEFT, OVER_EMPTY, OVER_SILENT = 1, 1, 2
 CELL_PX = 1 << 18
 """Voxels that are compared between tiles at a time: what they need stays in the fast memory."""
 SMALL_PX = 1 << 12
@@ -30,7 +31,8 @@ def paint(
     """Return the objects in a box of the image, and how many of its voxels no tile sees.
 
     Objects are group + 1, int32; 0 is background. Of the tiles that see a voxel its owner
-    decides; where it draws nothing, the deepest of those that draw more than they own does.
+    decides. Where it sees background, the deepest of those that draw more than they own draws;
+    where it sees an object that another tile draws, and draws elsewhere, any trusted one does.
 
     Parameters
     ----------
@@ -104,9 +106,10 @@ class _Table:
 
     def __init__(self, nodes: Nodes, group: np.ndarray, role: np.ndarray, tile: int) -> None:
         first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
-        drawn = 2 * (group[first:end] + 1) + (role[first:end] >= WHOLE)
+        drawn = 4 * (group[first:end] + 1) + OVER_EMPTY * (role[first:end] >= WHOLE)
+        drawn += OVER_SILENT * nodes.trusted[first:end]
         self.ids = nodes.label[first:end]
-        self.drawn = np.where(role[first:end] == SILENT, 0, drawn).astype(np.int32)
+        self.drawn = np.where(role[first:end] == SILENT, LEFT, drawn).astype(np.int32)
         self.dense = None
         largest = int(self.ids[-1]) if end > first else 0
         if largest < 8 * (end - first) + SMALL_PX:
@@ -172,7 +175,7 @@ def _draw_one(labels, drawn, out):
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                out[z, y, x] = drawn[labels[z, y, x]] >> 1
+                out[z, y, x] = drawn[labels[z, y, x]] >> 2
 
 
 @njit(cache=True, nogil=True)
@@ -182,17 +185,25 @@ def _draw_two(one, other, one_drawn, other_drawn, depth_z, depth_y, depth_x, out
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
                 first, second = one_drawn[one[z, y, x]], other_drawn[other[z, y, x]]
-                if first == second or (second == 0 and first & 1):
+                if first == second or _over(first, second):
                     value = first
-                elif first == 0 and second & 1:
+                elif _over(second, first):
                     value = second
                 elif _depth(depth_z, depth_y, depth_x, 1, z, y, x) > _depth(
                     depth_z, depth_y, depth_x, 0, z, y, x
                 ):
-                    value = second if second != 0 or not first & 1 else first
+                    value = second
                 else:
-                    value = first if first != 0 or not second & 1 else second
-                out[z, y, x] = value >> 1
+                    value = first
+                out[z, y, x] = value >> 2
+
+
+@njit(cache=True, nogil=True)
+def _over(one, other):
+    """Return whether one code draws where the owner has the other, which draws nothing."""
+    if one <= LEFT or other > LEFT:
+        return False
+    return one & OVER_SILENT != 0 if other == LEFT else one & OVER_EMPTY != 0
 
 
 @njit(cache=True, nogil=True)
@@ -227,34 +238,35 @@ def _search(labels, ids, drawn, out):
 
 @njit(cache=True, nogil=True)
 def _resolve(drawn, depth_z, depth_y, depth_x, everywhere, out):
-    """Decide between tiles; where all who draw draw the same, depths hardly ever matter."""
+    """Decide between tiles; where all say the same, depths do not matter."""
     n_empty = 0
     n_tiles = drawn.shape[0]
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                some = drawn[0, z, y, x]
-                same, agreed, whole = True, True, some & 1
+                first = drawn[0, z, y, x]
+                same = first > LEFT or everywhere
                 for k in range(1, n_tiles):
-                    value = drawn[k, z, y, x]
-                    same &= value == drawn[0, z, y, x]
-                    agreed &= value == 0 or some == 0 or value >> 1 == some >> 1
-                    whole |= value & 1
-                    some |= value
-                if agreed and (whole or (same and (some != 0 or everywhere))):
-                    out[z, y, x] = some >> 1
+                    same &= drawn[k, z, y, x] == first
+                if same:
+                    out[z, y, x] = first >> 2
                     continue
-                owner, deepest = np.int64(-1), np.int64(-1)
-                by_owner, by_whole = np.int32(0), np.int32(0)
+                owner, by_owner = np.int64(-1), np.int32(0)
                 for k in range(n_tiles):
                     depth = _depth(depth_z, depth_y, depth_x, k, z, y, x)
-                    value = drawn[k, z, y, x]
                     if depth > owner:
-                        owner, by_owner = depth, value
-                    if value & 1 and depth > deepest:
-                        deepest, by_whole = depth, value
-                out[z, y, x] = (by_owner if by_owner != 0 else by_whole) >> 1
+                        owner, by_owner = depth, drawn[k, z, y, x]
                 n_empty += owner < 0
+                deepest, value = np.int64(-1), by_owner
+                for k in range(n_tiles):
+                    code = drawn[k, z, y, x]
+                    if _over(code, by_owner):
+                        depth = _depth(depth_z, depth_y, depth_x, k, z, y, x)
+                        # Those who draw over everything come before those who fill.
+                        depth += np.int64(code & OVER_EMPTY) << 40
+                        if depth > deepest:
+                            deepest, value = depth, code
+                out[z, y, x] = value >> 2
     return n_empty
 
 

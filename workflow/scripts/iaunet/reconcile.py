@@ -199,6 +199,13 @@ def _roles(nodes: Nodes, group: np.ndarray, covers: Covers) -> tuple[np.ndarray,
     role = np.full(len(group), PART, dtype=np.uint8)
     role[np.isin(group, drawn)] = SILENT
     role[order[first]] = WHOLE
+    # What lies outside of the one that draws: its group is more than that one tile saw.
+    drawer = np.full(n_groups, -1)
+    drawer[group[order[first]]] = order[first]
+    on_drawer = np.zeros(len(group))
+    found = drawer[group[covers.node]] == covers.by
+    on_drawer[covers.node[found]] = covers.share[found]
+    role[(role == SILENT) & nodes.trusted & (on_drawer <= MOSTLY)] = FILL
     missed = np.zeros(n_groups, dtype=bool)
     missed[group[covers.missed]] = True
     role[missed[group] & (role == PART) & nodes.trusted] = FILL
