@@ -76,6 +76,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="of the drawn cases")
     parser.add_argument("--truths", nargs="+", default=[""], help="only those that start so")
     parser.add_argument("--rules", nargs="+", choices=list(rules.RULES), default=list(rules.RULES))
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what the tables there say of other truths"
+    )
     return parser.parse_args(argv)
 
 
@@ -88,6 +91,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows += list(rows_of(truth, args))
     args.output.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(rows)
+    if args.keep:
+        old = pd.read_csv(args.output / "mergers.csv", keep_default_na=False, na_values=[""])
+        old["error"] = old["error"].fillna("")
+        frame = pd.concat([old[~old["truth"].isin(set(frame["truth"]))], frame])
     frame.to_csv(args.output / "mergers.csv", index=False, float_format="%.4f")
     (args.output / "mergers.md").write_text(page(frame, len(args.seeds)))
 

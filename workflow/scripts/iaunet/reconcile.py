@@ -78,6 +78,9 @@ def decide(nodes: Nodes, matches: Matches, covers: Covers, touching: Touching) -
     contested = np.flatnonzero(wanted & doubled[group[matches.one]])
     linked[_without_conflicts(nodes, matches, contested, touching)] = True
     group = _components(len(nodes.tile), matches.one[linked], matches.other[linked])
+    apart = _beside_drawer(nodes, group, covers)
+    linked &= apart[matches.one] == apart[matches.other]
+    group = _components(len(nodes.tile), matches.one[linked], matches.other[linked])
     role, verdict = _roles(nodes, group, covers)
     return Decision(group, role, verdict, linked, wanted & ~linked)
 
@@ -199,13 +202,6 @@ def _roles(nodes: Nodes, group: np.ndarray, covers: Covers) -> tuple[np.ndarray,
     role = np.full(len(group), PART, dtype=np.uint8)
     role[np.isin(group, drawn)] = SILENT
     role[order[first]] = WHOLE
-    # What lies outside of the one that draws: its group is more than that one tile saw.
-    drawer = np.full(n_groups, -1)
-    drawer[group[order[first]]] = order[first]
-    on_drawer = np.zeros(len(group))
-    found = drawer[group[covers.node]] == covers.by
-    on_drawer[covers.node[found]] = covers.share[found]
-    role[(role == SILENT) & nodes.trusted & (on_drawer <= MOSTLY)] = FILL
     missed = np.zeros(n_groups, dtype=bool)
     missed[group[covers.missed]] = True
     role[missed[group] & (role == PART) & nodes.trusted] = FILL
@@ -220,6 +216,20 @@ def _roles(nodes: Nodes, group: np.ndarray, covers: Covers) -> tuple[np.ndarray,
     covered = _covered(nodes, covers, np.ones(len(covers.node), dtype=bool))
     verdict[(role % 2 == 1) & alone & ~nodes.entire & (covered <= MOSTLY)] = OPEN
     return role, verdict
+
+
+def _beside_drawer(nodes: Nodes, group: np.ndarray, covers: Covers) -> np.ndarray:
+    """Return the nodes that lie beside the whole node that draws their group.
+
+    Such a group is a chain: a tile that sees two objects as one has linked them.
+    """
+    role, _ = _roles(nodes, group, covers)
+    drawer = np.full(len(group), -1)
+    drawer[group[role == WHOLE]] = np.flatnonzero(role == WHOLE)
+    share = np.zeros(len(group))
+    found = drawer[group[covers.node]] == covers.by
+    share[covers.node[found]] = covers.share[found]
+    return (drawer[group] >= 0) & (role == SILENT) & nodes.trusted & (share < LEAST_IOU)
 
 
 def _hidden(nodes: Nodes, role: np.ndarray, covers: Covers, strays: np.ndarray) -> np.ndarray:
