@@ -34,7 +34,9 @@ class Cut:
 
     def boxes(self, shape: Sequence[int]) -> tuple[list[Box], list[Box]]:
         """Return the windows and the cores, in raster order."""
-        steps = [range(0, n, core + self.gap_px) for n, core in zip(shape, self.core_px, strict=True)]
+        steps = [
+            range(0, n, core + self.gap_px) for n, core in zip(shape, self.core_px, strict=True)
+        ]
         cores = [
             tuple(
                 slice(at, min(n, at + core))

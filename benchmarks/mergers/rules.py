@@ -14,6 +14,7 @@ overlap get the tiles cropped to their cores. What they are, and where their cod
 
 import ast
 import importlib.util
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def cellpose(
 ) -> np.ndarray:
     """Return pieces whose shrunk faces touch as one object."""
     functions = functions_of_cellpose()
-    pieces, n_pieces = numbered(tiles, windows, cores)
+    pieces, _ = numbered(tiles, windows, cores)
     grid = grid_of(cores)
     indices = list(np.ndindex(*grid.shape))
     faces = [functions["block_faces"](pieces[grid[index]]) for index in indices]
@@ -154,7 +155,7 @@ def chain(windows: Sequence[Box], grid: np.ndarray, axis: int) -> list:
 
     line = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)[:, 0]
     sides = [windows[tile][axis] for tile in line]
-    shared = min([a.stop - b.start for a, b in zip(sides, sides[1:], strict=False)], default=0)
+    shared = min([a.stop - b.start for a, b in itertools.pairwise(sides)], default=0)
     context = -(-max(shared, 0) // 6)
     first = block = Block(sides[0].stop - sides[0].start, 0, 0, None)
     for side, after in zip(sides, [*sides[1:], None], strict=True):

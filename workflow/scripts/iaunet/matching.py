@@ -126,10 +126,7 @@ def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[
 
 def all_nodes(layout: Layout, read: Read) -> Nodes:
     """Return the nodes of all tiles; each tile is read once, as a whole."""
-    near: list[list[int]] = [[] for _ in range(len(layout))]
-    for one, other in layout.overlaps().tolist():
-        near[one].append(other)
-        near[other].append(one)
+    near = _neighbours(layout)
     parts = [
         nodes_of_tile(read(tile, layout.window(tile)), layout, tile, near[tile])
         for tile in range(len(layout))
@@ -193,21 +190,46 @@ def _shared_by_tiles(layout: Layout, read: Read, nodes: Nodes) -> _Shared:
 
 def _shared_by_faces(layout: Layout, read: Read, nodes: Nodes) -> _Shared:
     found = []
+    near = _neighbours(layout)
     for (one, other), axis in zip(*(some.tolist() for some in layout.faces()), strict=True):
         boxes = _facing(layout, one, other, axis)
-        found.append((one, other, *pairs.count(read(one, boxes[0]), read(other, boxes[1]))))
+        planes = [read(one, boxes[0]), read(other, boxes[1])]
+        # What a third tile sees on both sides of the face, its overlaps tell.
+        ends = [box[axis].start for box in boxes]
+        across = [slice(side.start, side.stop) for side in boxes[0]]
+        across[axis] = slice(min(ends), max(ends) + 1)
+        for third in near[one]:
+            part = intersection(layout.window(third), tuple(across))
+            if part is not None and part[axis] == across[axis]:
+                place = list(shift(part, [side.start for side in across]))
+                place[axis] = slice(0, 1)
+                planes = [plane.copy() for plane in planes]
+                planes[0][tuple(place)] = 0
+                planes[1][tuple(place)] = 0
+        found.append((one, other, *pairs.count(*planes)))
     return _of_nodes(nodes, found)
 
 
-def _of_nodes(
-    nodes: Nodes, found: Sequence[tuple[int, int, np.ndarray, np.ndarray]]
-) -> _Shared:
+def _neighbours(layout: Layout) -> list[list[int]]:
+    """Return, per tile, those that share voxels with it."""
+    near: list[list[int]] = [[] for _ in range(len(layout))]
+    for one, other in layout.overlaps().tolist():
+        near[one].append(other)
+        near[other].append(one)
+    return near
+
+
+def _of_nodes(nodes: Nodes, found: Sequence[tuple[int, int, np.ndarray, np.ndarray]]) -> _Shared:
     """Return the counts of pairs of labels as those of pairs of nodes."""
     if not found:
         nothing = np.zeros(0, dtype=np.int64)
         return _Shared(nothing, np.zeros((2, 0), dtype=np.int64), nothing, nothing)
     indices = [
-        np.where(keys > 0, np.stack([nodes.index(one, keys[:, 0]), nodes.index(other, keys[:, 1])], 1), -1)
+        np.where(
+            keys > 0,
+            np.stack([nodes.index(one, keys[:, 0]), nodes.index(other, keys[:, 1])], 1),
+            -1,
+        )
         for one, other, keys, _ in found
     ]
     counts = np.concatenate([some for *_, some in found])

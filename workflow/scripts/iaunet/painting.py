@@ -65,9 +65,7 @@ class _Painter:
             out[:] = 0
             return out.size
         parts = [intersection(self.layout.window(tile), cell) for tile in tiles]
-        labels = [
-            _deep(self.read(tile, part)) for tile, part in zip(tiles, parts, strict=True)
-        ]
+        labels = [_deep(self.read(tile, part)) for tile, part in zip(tiles, parts, strict=True)]
         tables = [self.table(tile) for tile in tiles]
         everywhere = all(part == cell for part in parts)
         dense = [table.dense for table in tables if table.dense is not None]
@@ -102,7 +100,11 @@ class _Painter:
 
 
 class _Table:
-    """What the labels of one tile draw: twice the object, and 1 for what others leave, too; 0: nothing."""
+    """What the labels of one tile draw, a code: four times the object, and flags.
+
+    `OVER_EMPTY`: also where the owner sees background; `OVER_SILENT`: also where the owner sees
+    an object that it leaves to others. 0: background; `LEFT`: an object left to others.
+    """
 
     def __init__(self, nodes: Nodes, group: np.ndarray, role: np.ndarray, tile: int) -> None:
         first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
@@ -189,12 +191,10 @@ def _draw_two(one, other, one_drawn, other_drawn, depth_z, depth_y, depth_x, out
                     value = first
                 elif _over(second, first):
                     value = second
-                elif _depth(depth_z, depth_y, depth_x, 1, z, y, x) > _depth(
-                    depth_z, depth_y, depth_x, 0, z, y, x
-                ):
-                    value = second
                 else:
-                    value = first
+                    here = _depth(depth_z, depth_y, depth_x, 0, z, y, x)
+                    there = _depth(depth_z, depth_y, depth_x, 1, z, y, x)
+                    value = second if there > here else first
                 out[z, y, x] = value >> 2
 
 
