@@ -77,7 +77,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--truths", nargs="+", default=[""], help="only those that start so")
     parser.add_argument("--rules", nargs="+", choices=list(rules.RULES), default=list(rules.RULES))
     parser.add_argument(
-        "--keep", action="store_true", help="keep what the tables there say of other truths"
+        "--keep", action="store_true", help="keep what the tables there say of other truths and rules"
     )
     return parser.parse_args(argv)
 
@@ -94,9 +94,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.keep:
         old = pd.read_csv(args.output / "mergers.csv", keep_default_na=False, na_values=[""])
         old["error"] = old["error"].fillna("")
-        frame = pd.concat([old[~old["truth"].isin(set(frame["truth"]))], frame])
+        new = set(zip(frame["truth"], frame["rule"], strict=True))
+        pairs = zip(old["truth"], old["rule"], strict=True)
+        frame = pd.concat([old[[pair not in new for pair in pairs]], frame])
+        frame = frame.sort_values(["truth", "rule"], key=order, kind="stable")
     frame.to_csv(args.output / "mergers.csv", index=False, float_format="%.4f")
     (args.output / "mergers.md").write_text(page(frame, len(args.seeds)))
+
+
+def order(names: pd.Series) -> pd.Series:
+    """Return where names stand among the truths and the rules."""
+    known = [truth.name for truth in cases.TRUTHS] + list(rules.RULES)
+    return names.map(known.index)
 
 
 def rows_of(truth: cases.Truth, args: argparse.Namespace) -> Iterator[dict[str, object]]:

@@ -28,7 +28,7 @@ class Nodes:
     ----------
     tile : int64 array; label : uint64 array; area : int64 array
     whole : bool array
-        Nothing of it may be missing: it keeps to where its tile is trusted.
+        Nothing of it may be missing: it ends before where the trust in its tile ends.
     entire : bool array
         It does not touch a cutting face of its window; near one it may be wrong.
     trusted : bool array
@@ -103,9 +103,8 @@ def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[
     found = label_arrays.extents(labels, layout.starts[tile])
     low, high = layout.cutting(tile)
     trusted = np.array([(side.start, side.stop) for side in layout.trusted(tile)]).T
-    # Without a margin a label that ends at the face of the window may go on behind it.
-    one = np.array(layout.margin_px) == 0
-    least, most = trusted[0] + (low & one), trusted[1] - (high & one)
+    # A label that ends where trust ends may go on behind it.
+    least, most = trusted[0] + low, trusted[1] - high
     window = layout.starts[tile] + low, layout.stops[tile] - high
     centre = found.sums // np.maximum(found.areas, 1)[:, None]
     own = layout.depths(tile, centre)
@@ -119,9 +118,25 @@ def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[
         area=found.areas,
         whole=((found.starts >= least) & (found.stops <= most)).all(1),
         entire=((found.starts >= window[0]) & (found.stops <= window[1])).all(1),
-        trusted=((found.starts < trusted[1]) & (found.stops > trusted[0])).all(1),
+        trusted=_reaching(labels, found, trusted, layout.starts[tile]),
         owned=owned,
     )
+
+
+def _reaching(
+    labels: np.ndarray, found: label_arrays.Extents, trusted: np.ndarray, origin: np.ndarray
+) -> np.ndarray:
+    """Return which objects have a voxel in the trusted box (start, stop) of a tile."""
+    reach = ((found.starts < trusted[1]) & (found.stops > trusted[0])).all(1)
+    below, above = found.starts < trusted[0], found.stops > trusted[1]
+    # One that leaves the box at one face has its last voxel inside; others may go around it.
+    around = reach & ((below | above).sum(1) + (below & above).any(1) > 1)
+    start = np.maximum(found.starts, trusted[0]) - origin
+    stop = np.minimum(found.stops, trusted[1]) - origin
+    for k in np.flatnonzero(around).tolist():
+        box = tuple(slice(a, b) for a, b in zip(start[k], stop[k], strict=True))
+        reach[k] = (labels[box] == found.ids[k]).any()
+    return reach
 
 
 def all_nodes(layout: Layout, read: Read) -> Nodes:
