@@ -77,7 +77,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--truths", nargs="+", default=[""], help="only those that start so")
     parser.add_argument("--rules", nargs="+", choices=list(rules.RULES), default=list(rules.RULES))
     parser.add_argument(
-        "--keep", action="store_true", help="keep what the tables there say of other truths and rules"
+        "--keep",
+        action="store_true",
+        help="keep what the tables there say of other truths and rules",
     )
     return parser.parse_args(argv)
 

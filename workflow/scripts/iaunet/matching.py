@@ -207,7 +207,7 @@ def _shared_by_faces(layout: Layout, read: Read, nodes: Nodes) -> _Shared:
     found = []
     near = _neighbours(layout)
     for (one, other), axis in zip(*(some.tolist() for some in layout.faces()), strict=True):
-        boxes = _facing(layout, one, other, axis)
+        boxes = layout.facing(one, other, axis)
         planes = [read(one, boxes[0]), read(other, boxes[1])]
         # What a third tile sees on both sides of the face, its overlaps tell.
         ends = [box[axis].start for box in boxes]
@@ -299,21 +299,6 @@ def _covers(nodes: Nodes, shared: _Shared) -> Covers:
         missed.append(shared.nodes[side][some][first[nothing]])
     share = np.tile(shared.everywhere[both], 2) / nodes.area[node]
     return Covers(node, by, share, np.unique(np.concatenate(missed)))
-
-
-def _facing(layout: Layout, one: int, other: int, axis: int) -> tuple[Box, Box]:
-    """Return the outermost planes of two tiles that meet across `axis`, where both reach."""
-    planes = []
-    for tile, opposite in ((one, other), (other, one)):
-        before = layout.starts[tile, axis] < layout.starts[opposite, axis]
-        at = int(layout.stops[tile, axis] - 1 if before else layout.starts[tile, axis])
-        box = [
-            slice(max(a.start, b.start), min(a.stop, b.stop))
-            for a, b in zip(layout.window(one), layout.window(other), strict=True)
-        ]
-        box[axis] = slice(at, at + 1)
-        planes.append(tuple(box))
-    return planes[0], planes[1]
 
 
 def _matches(

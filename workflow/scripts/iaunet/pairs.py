@@ -43,6 +43,21 @@ def count(
     return keys[filled], counts[filled]
 
 
+def touching(labels: np.ndarray) -> np.ndarray:
+    """Return the pairs of labels that share a face of a voxel, the lower label first, (n, 2).
+
+    Examples
+    --------
+    >>> touching(np.array([[4, 4, 0], [2, 0, 7]], np.uint8)).tolist()
+    [[2, 4]]
+    """
+    keys = np.zeros((FIRST_CAPACITY, 2), dtype=np.uint64)
+    counts = np.zeros((FIRST_CAPACITY, 2), dtype=np.int64)
+    deep = labels.reshape((1,) * (3 - labels.ndim) + labels.shape)
+    keys, counts = _touching(deep, keys, counts)
+    return keys[counts[:, 0] > 0]
+
+
 @njit(cache=True, nogil=True)
 def _place(keys, counts, one, other):
     """Return where the pair is in a hash table of power-of-two size, or where it would go."""
@@ -98,3 +113,37 @@ def _grown(keys, counts):
             more_keys[place] = keys[old]
             more_counts[place] = counts[old]
     return more_keys, more_counts
+
+
+@njit(cache=True, nogil=True)
+def _touching(labels, keys, counts):
+    filled = 0
+    last = np.zeros((3, 2), dtype=labels.dtype)
+    depth, height, length = labels.shape
+    for z in range(depth):
+        for y in range(height):
+            for x in range(length):
+                here = labels[z, y, x]
+                if here == 0:
+                    continue
+                for axis in range(3):
+                    if axis == 2:
+                        there = labels[z, y, x + 1] if x + 1 < length else here
+                    elif axis == 1:
+                        there = labels[z, y + 1, x] if y + 1 < height else here
+                    else:
+                        there = labels[z + 1, y, x] if z + 1 < depth else here
+                    if there == here or there == 0:
+                        continue
+                    if last[axis, 0] == here and last[axis, 1] == there:
+                        continue
+                    last[axis, 0], last[axis, 1] = here, there
+                    low, high = np.uint64(min(here, there)), np.uint64(max(here, there))
+                    place = _place(keys, counts, low, high)
+                    if counts[place, 0] == 0:
+                        keys[place, 0], keys[place, 1] = low, high
+                        counts[place, 0] = 1
+                        filled += 1
+                        if 2 * filled > len(counts):
+                            keys, counts = _grown(keys, counts)
+    return keys, counts

@@ -5,10 +5,12 @@ Nodes (what a label shows in one tile) that are each other's best match are one 
 object that some tile sees as a whole is painted as that tile drew it, if possible the tile that
 owns its centre (the rule of StarDist's ``predict_instances_big``); any other is painted tile by
 tile, each the voxels it owns. Where all tiles agree, this is the untiled result, for objects of
-any size. What only one tile saw is kept when nothing of the others lies there; what is not
-painted is said in a table.
+any size. Where they do not, what tells two objects apart counts unless more tiles see one, what
+a tile shows only near a face that cuts its view does not count, and what only one tile saw is
+kept when nothing of the others lies there; what is not painted is said in a table.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +35,7 @@ REFUSED = "refused"
 KEPT = "kept"
 OVERRULED = "overruled"
 OPEN = "open"
+
 Touching = Callable[[int], set[tuple[int, int]]]
 """Pairs of labels of a tile that touch each other, the lower label first."""
 
@@ -48,8 +51,8 @@ class Decision:
     role : uint8 array, one per node
     verdict : array of str, one per node
         ``kept``: only one tile saw it, and nothing of the others lies there. ``overruled``: only
-        one tile saw it, and objects of the others lie there; it is not drawn. ``open``: it ends
-        at the face of its tile and goes on nowhere. Else empty.
+        one tile saw it, and objects of the others lie there, or that tile is not trusted there;
+        it is not drawn. ``open``: it ends at the face of its tile and goes on nowhere. Else empty.
     linked, refused : bool arrays, one per match
         Refused: it would have made one object of two that touch each other in one tile, or that
         one tile sees as a whole.
@@ -179,13 +182,7 @@ def touching_labels(labels: np.ndarray) -> set[tuple[int, int]]:
     >>> touching_labels(np.array([[4, 4, 0], [2, 0, 7]], dtype=np.uint8))
     {(2, 4)}
     """
-    found = set()
-    for axis in range(labels.ndim):
-        along = np.moveaxis(labels, axis, 0)
-        for one, other in pairs.count(along[1:], along[:-1])[0].tolist():
-            if one != other and one and other:
-                found.add((min(one, other), max(one, other)))
-    return found
+    return set(map(tuple, pairs.touching(labels).tolist()))
 
 
 def _roles(nodes: Nodes, group: np.ndarray, covers: Covers) -> tuple[np.ndarray, np.ndarray]:
@@ -282,7 +279,8 @@ def reconciled(
 
     nodes = all_nodes(placed, read)
     matches, covers = all_matches(placed, read, nodes)
-    decision = decide(nodes, matches, covers, lambda tile: touching_labels(tiles[tile]))
+    touches = functools.cache(lambda tile: touching_labels(tiles[tile]))
+    decision = decide(nodes, matches, covers, touches)
     whole = tuple(slice(0, length) for length in placed.shape)
     painted, _ = paint(whole, placed, read, nodes, decision.group, decision.role)
     numbers = Numbers(decision.group.max(initial=-1) + 1, placed.shape)
