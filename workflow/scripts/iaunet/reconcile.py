@@ -114,7 +114,8 @@ def _without_conflicts(
         (matches.other[contested], matches.one[contested], -strength, ~matches.mutual[contested])
     )
     partners: dict[int, list[int]] = {}
-    for one, other in zip(matches.one[contested], matches.other[contested], strict=True):
+    voting = contested[~matches.at_face[contested]]  # a face shows what touches, not what is one
+    for one, other in zip(matches.one[voting], matches.other[voting], strict=True):
         partners.setdefault(int(one), []).append(int(other))
         partners.setdefault(int(other), []).append(int(one))
     members: dict[int, list[int]] = {}
@@ -150,7 +151,7 @@ def _joining(
     for group, opposite in ((one, other), (other, one)):
         there = set(members[opposite])
         for node in members[group]:
-            if not there.isdisjoint(partners[node]):
+            if not there.isdisjoint(partners.get(node, ())):
                 found.add(int(nodes.tile[node]))
     return found
 
