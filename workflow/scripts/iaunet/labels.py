@@ -61,6 +61,21 @@ def extents(labels: np.ndarray, origin: Sequence[int]) -> Extents:
     return _grouped(ids, length, first, last + 1, sums, ndim)
 
 
+def ids_of(labels: np.ndarray) -> np.ndarray:
+    """Return the ids that occur in unsigned labels, 0 too if it does, ascending.
+
+    Examples
+    --------
+    >>> ids_of(np.array([[7, 3], [3, 0]], dtype=np.uint16)).tolist()
+    [0, 3, 7]
+    """
+    if labels.ndim > 3 or labels.max(initial=0) >= _most_dense(labels.size):
+        return np.unique(labels)
+    seen = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.bool_)
+    _mark(labels.reshape((1,) * (3 - labels.ndim) + labels.shape), seen)
+    return np.flatnonzero(seen)
+
+
 def merge_extents(parts: Iterable[Extents], ndim: int) -> Extents:
     """Return the extents of an image from those of blocks that partition it."""
     parts = list(parts)
@@ -120,6 +135,14 @@ def _extents_of_small_ids(labels: np.ndarray, origin: Sequence[int]) -> Extents:
         stops=found[:, 1] + origin,
         sums=found[:, 2] + origin * area[:, None],
     )
+
+
+@njit(cache=True, nogil=True)
+def _mark(labels, seen):
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                seen[labels[z, y, x]] = True
 
 
 @njit(cache=True, nogil=True)

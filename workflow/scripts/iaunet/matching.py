@@ -131,11 +131,9 @@ def _reaching(
     below, above = found.starts < trusted[0], found.stops > trusted[1]
     # One that leaves the box at one face has its last voxel inside; others may go around it.
     around = reach & ((below | above).sum(1) + (below & above).any(1) > 1)
-    start = np.maximum(found.starts, trusted[0]) - origin
-    stop = np.minimum(found.stops, trusted[1]) - origin
-    for k in np.flatnonzero(around).tolist():
-        box = tuple(slice(a, b) for a, b in zip(start[k], stop[k], strict=True))
-        reach[k] = (labels[box] == found.ids[k]).any()
+    if around.any():
+        box = tuple(slice(a, b) for a, b in (trusted - origin).T)
+        reach[around] = np.isin(found.ids[around], label_arrays.ids_of(labels[box]))
     return reach
 
 
