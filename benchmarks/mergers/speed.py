@@ -4,7 +4,7 @@ Each run is a fresh process with one thread; both get the same tiles, and take t
 
 Example
 -------
-    python benchmarks/mergers/speed.py --data ../shared/data --work /tmp/speed \
+    python benchmarks/mergers/speed.py --data ../shared/data --work speed \
         --output docs/mergers_speed.md
 """
 
