@@ -29,6 +29,8 @@ LAYERS = {
         "matching",
         "meanshift",
         "metrics",
+        "painting",
+        "pairs",
         "plan",
         "reconcile",
         "scale",

@@ -173,8 +173,8 @@ def test_an_object_that_lies_on_another_ones_is_overruled_and_said():
         ]
 
     nodes = matching.all_nodes(placed, read)
-    matches, covered = matching.all_matches(placed, read, nodes)
-    decision = reconcile.decide(nodes, matches, covered, lambda tile: set())
+    matches, covers = matching.all_matches(placed, read, nodes)
+    decision = reconcile.decide(nodes, matches, covers, lambda tile: set())
     assert decision.verdict[nodes.label == 6].tolist() == [reconcile.OVERRULED]
 
 
@@ -212,3 +212,25 @@ def test_owners_partition_a_regular_grid_at_the_middle_of_the_overlaps():
 def test_a_margin_that_leaves_no_common_ground_is_refused():
     with pytest.raises(ValueError, match="smallest overlap there is 4 px, needs at most 1"):
         layout.layout([(0, 0), (0, 8)], [(12, 12), (12, 12)], (0, 2))
+
+
+@pytest.mark.parametrize("between", [0, 3])
+def test_a_face_that_a_third_tile_sees_across_is_no_evidence(between):
+    # Two objects, one behind the other: the outer tiles alone would link them.
+    truth = np.zeros((8, 30), dtype=np.uint8)
+    truth[2:6, 5 : 14 + between], truth[2:6, 14 + between : 25] = 1, 2
+    boxes = [[(0, 8), (0, 14)], [(0, 8), (5, 26)], [(0, 8), (14 + between, 30)]]
+    tiles, starts = cut(truth, boxes, np.random.default_rng(0))
+    assert same_objects(truth, reconcile.reconciled(tiles, starts))
+
+
+@pytest.mark.parametrize("n_dims", [2, 3])
+@pytest.mark.parametrize(("core", "halo"), [(16, 4), (16, 6), (10, 4), (12, 6)])
+def test_small_tiles_whose_second_neighbours_nearly_meet_give_the_untiled_labels(
+    n_dims, core, halo
+):
+    rng = np.random.default_rng(2)
+    shape = {2: (70, 80), 3: (24, 40, 40)}[n_dims]
+    truth = connected(tissue(shape, 60, rng), connectivity=1, background=0)
+    boxes = windows(shape, (core,) * n_dims, (halo,) * n_dims)
+    assert same_objects(truth, reconcile.reconciled(*cut(truth, boxes, rng)))

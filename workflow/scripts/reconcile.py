@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, images, labelfiles, matching, omezarr, tables, tiff
+from iaunet import __version__, cli, images, labelfiles, matching, omezarr, painting, tables, tiff
 from iaunet import layout as layouts
 from iaunet import reconcile as reconciling
 from iaunet.errors import InputError, OptionError
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     nodes = matching.all_nodes(placed, tiles.read)
     log.info("%d labels in %d tiles", len(nodes.tile), len(names))
     similarity = second_vote(args, tiles, nodes, placed)
-    matches, covered = matching.all_matches(placed, tiles.read, nodes, similarity)
+    matches, covers = matching.all_matches(placed, tiles.read, nodes, similarity)
     touching: dict[int, set[tuple[int, int]]] = {}
 
     def touches(tile: int) -> set[tuple[int, int]]:
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             touching[tile] = reconciling.touching_labels(tiles.whole(tile))
         return touching[tile]
 
-    decision = reconciling.decide(nodes, matches, covered, touches)
+    decision = reconciling.decide(nodes, matches, covers, touches)
     with cli.write_whole(args.output) as partial:
         number, n_empty = write_labels(partial, args.output, placed, axes, tiles, nodes, decision)
     found = number[decision.group + 1]
@@ -270,10 +270,12 @@ def write_labels(
     attrs = {"made_by": "iaunet-workflow", "version": __version__}
     try:
         array = omezarr.create_labels(store, placed.shape, axes, np.uint32, None, attrs)
-        numbers = reconciling.Numbers(int(decision.group.max(initial=-1)) + 1, placed.shape)
+        numbers = painting.Numbers(int(decision.group.max(initial=-1)) + 1, placed.shape)
         n_empty = 0
         for box in omezarr.shard_boxes(array):
-            painted, uncovered = reconciling.paint(box, placed, tiles.read, nodes, decision)
+            painted, uncovered = painting.paint(
+                box, placed, tiles.read, nodes, decision.group, decision.role
+            )
             numbers.add(painted, box)
             n_empty += uncovered
             omezarr.write_box(array, box, painted)
@@ -315,7 +317,7 @@ def link_table(
         }
     )
     verdict = decision.verdict.copy()
-    verdict[(decision.role == reconciling.WHOLE) & (number == 0)] = reconciling.OVERRULED
+    verdict[(decision.role == painting.WHOLE) & (number == 0)] = reconciling.OVERRULED
     alone = np.flatnonzero(verdict != "")
     single = pd.DataFrame(
         {

@@ -46,8 +46,11 @@ def extents(labels: np.ndarray, origin: Sequence[int]) -> Extents:
     ([3], [3], [[10, 20]], [[12, 22]])
     """
     ndim = labels.ndim
-    rows = np.ascontiguousarray(labels).reshape(-1, labels.shape[-1])
-    ids, row, start, stop = _runs(rows.astype(rows.dtype.newbyteorder("="), copy=False))
+    native = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    if ndim <= 3 and native.dtype.kind == "u" and native.max(initial=0) < _most_dense(native.size):
+        return _extents_of_small_ids(native, origin)
+    rows = np.ascontiguousarray(native).reshape(-1, labels.shape[-1])
+    ids, row, start, stop = _runs(rows)
     # The run lies in one row: its leading coordinates are one number each.
     first = np.stack([*np.unravel_index(row, labels.shape[:-1]), start], axis=1) + origin
     last = first.copy()
@@ -56,6 +59,21 @@ def extents(labels: np.ndarray, origin: Sequence[int]) -> Extents:
     sums = first * length[:, None]
     sums[:, -1] = (first[:, -1] + last[:, -1]) * length // 2
     return _grouped(ids, length, first, last + 1, sums, ndim)
+
+
+def ids_of(labels: np.ndarray) -> np.ndarray:
+    """Return the ids that occur in unsigned labels, 0 too if it does, ascending.
+
+    Examples
+    --------
+    >>> ids_of(np.array([[7, 3], [3, 0]], dtype=np.uint16)).tolist()
+    [0, 3, 7]
+    """
+    if labels.ndim > 3 or labels.max(initial=0) >= _most_dense(labels.size):
+        return np.unique(labels)
+    seen = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.bool_)
+    _mark(labels.reshape((1,) * (3 - labels.ndim) + labels.shape), seen)
+    return np.flatnonzero(seen)
 
 
 def merge_extents(parts: Iterable[Extents], ndim: int) -> Extents:
@@ -94,6 +112,66 @@ def _grouped(
         stops=np.maximum.reduceat(stops[order], first, axis=0),
         sums=np.add.reduceat(sums[order], first, axis=0),
     )
+
+
+def _most_dense(n_voxels: int) -> int:
+    """Return up to which id a table with a row per id takes less memory than the labels."""
+    return max(1 << 12, n_voxels // 32)
+
+
+def _extents_of_small_ids(labels: np.ndarray, origin: Sequence[int]) -> Extents:
+    """Return the extents of objects by a table that has a row per id."""
+    deep = labels.reshape((1,) * (3 - labels.ndim) + labels.shape)
+    table = np.zeros((int(labels.max(initial=0)) + 1, 10), dtype=np.int64)
+    table[:, 1:4] = np.iinfo(np.int64).max
+    _tabulate(deep, table)
+    ids = np.flatnonzero(table[:, 0])
+    area, found = table[ids, 0], table[ids, 1:].reshape(-1, 3, 3)[:, :, 3 - labels.ndim :]
+    origin = np.array(origin, dtype=np.int64)
+    return Extents(
+        ids=ids.astype(np.uint64),
+        areas=area,
+        starts=found[:, 0] + origin,
+        stops=found[:, 1] + origin,
+        sums=found[:, 2] + origin * area[:, None],
+    )
+
+
+@njit(cache=True, nogil=True)
+def _mark(labels, seen):
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                seen[labels[z, y, x]] = True
+
+
+@njit(cache=True, nogil=True)
+def _tabulate(labels, table):
+    """Add to the rows of ids: voxels, first and end coordinates, sums of coordinates."""
+    length = labels.shape[2]
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            x = 0
+            while x < length:
+                value = labels[z, y, x]
+                start = x
+                x += 1
+                while x < length and labels[z, y, x] == value:
+                    x += 1
+                if value == 0:
+                    continue
+                row = table[value]
+                count = x - start
+                row[0] += count
+                row[1] = min(row[1], z)
+                row[2] = min(row[2], y)
+                row[3] = min(row[3], start)
+                row[4] = max(row[4], z + 1)
+                row[5] = max(row[5], y + 1)
+                row[6] = max(row[6], x)
+                row[7] += z * count
+                row[8] += y * count
+                row[9] += (start + x - 1) * count // 2
 
 
 @njit(cache=True, nogil=True)

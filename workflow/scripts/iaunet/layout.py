@@ -82,6 +82,18 @@ class Layout:
         meet = ((apart < 0).sum(1) == apart.shape[1] - 1) & (apart.max(1, initial=0) >= 0)
         return pairs[meet], apart[meet].argmax(1)
 
+    def facing(self, one: int, other: int, axis: int) -> tuple[Box, Box]:
+        """Return the outermost planes of two tiles that meet across `axis`, where both reach."""
+        planes = []
+        for tile, opposite in ((one, other), (other, one)):
+            before = self.starts[tile, axis] < self.starts[opposite, axis]
+            at = int(self.stops[tile, axis] - 1 if before else self.starts[tile, axis])
+            start = np.maximum(self.starts[one], self.starts[other])
+            stop = np.minimum(self.stops[one], self.stops[other])
+            start[axis], stop[axis] = at, at + 1
+            planes.append(_box(start, stop))
+        return planes[0], planes[1]
+
     def _near(self) -> tuple[np.ndarray, np.ndarray]:
         """Return pairs of tiles near each other and, per axis, how many px lie between them.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from iaunet import labels as label_arrays
-from iaunet import metrics
+from iaunet import pairs
 from iaunet.grid import Box, intersection, shift
 from iaunet.layout import Layout
 
@@ -28,9 +28,11 @@ class Nodes:
     ----------
     tile : int64 array; label : uint64 array; area : int64 array
     whole : bool array
-        Nothing of it may be missing: it keeps to where its tile is trusted.
+        Nothing of it may be missing: it ends before where the trust in its tile ends.
     entire : bool array
         It does not touch a cutting face of its window; near one it may be wrong.
+    trusted : bool array
+        It reaches where its tile is trusted.
     owned : bool array
         Its centre lies deeper in its tile than in any other.
     """
@@ -40,6 +42,7 @@ class Nodes:
     area: np.ndarray
     whole: np.ndarray
     entire: np.ndarray
+    trusted: np.ndarray
     owned: np.ndarray
 
     def index(self, tile: int, labels: np.ndarray) -> np.ndarray:
@@ -76,6 +79,19 @@ class Matches:
     at_face: np.ndarray
 
 
+@dataclass(frozen=True)
+class Covers:
+    """What lies on what: `share` of the voxels of `node` lie on `by`, a node of another tile.
+
+    `missed` are nodes of which another tile sees nothing, though both are trusted there.
+    """
+
+    node: np.ndarray
+    by: np.ndarray
+    share: np.ndarray
+    missed: np.ndarray
+
+
 def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[int]) -> Nodes:
     """Return the nodes of one tile.
 
@@ -86,11 +102,9 @@ def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[
     """
     found = label_arrays.extents(labels, layout.starts[tile])
     low, high = layout.cutting(tile)
-    trusted = layout.trusted(tile)
-    # Without a margin a label that ends at the face of the window may go on behind it.
-    one = np.array(layout.margin_px) == 0
-    least = np.array([side.start for side in trusted]) + (low & one)
-    most = np.array([side.stop for side in trusted]) - (high & one)
+    trusted = np.array([(side.start, side.stop) for side in layout.trusted(tile)]).T
+    # A label that ends where trust ends may go on behind it.
+    least, most = trusted[0] + low, trusted[1] - high
     window = layout.starts[tile] + low, layout.stops[tile] - high
     centre = found.sums // np.maximum(found.areas, 1)[:, None]
     own = layout.depths(tile, centre)
@@ -104,16 +118,28 @@ def nodes_of_tile(labels: np.ndarray, layout: Layout, tile: int, near: Sequence[
         area=found.areas,
         whole=((found.starts >= least) & (found.stops <= most)).all(1),
         entire=((found.starts >= window[0]) & (found.stops <= window[1])).all(1),
+        trusted=_reaching(labels, found, trusted, layout.starts[tile]),
         owned=owned,
     )
 
 
+def _reaching(
+    labels: np.ndarray, found: label_arrays.Extents, trusted: np.ndarray, origin: np.ndarray
+) -> np.ndarray:
+    """Return which objects have a voxel in the trusted box (start, stop) of a tile."""
+    reach = ((found.starts < trusted[1]) & (found.stops > trusted[0])).all(1)
+    below, above = found.starts < trusted[0], found.stops > trusted[1]
+    # One that leaves the box at one face has its last voxel inside; others may go around it.
+    around = reach & ((below | above).sum(1) + (below & above).any(1) > 1)
+    if around.any():
+        box = tuple(slice(a, b) for a, b in (trusted - origin).T)
+        reach[around] = np.isin(found.ids[around], label_arrays.ids_of(labels[box]))
+    return reach
+
+
 def all_nodes(layout: Layout, read: Read) -> Nodes:
     """Return the nodes of all tiles; each tile is read once, as a whole."""
-    near: list[list[int]] = [[] for _ in range(len(layout))]
-    for one, other in layout.overlaps().tolist():
-        near[one].append(other)
-        near[other].append(one)
+    near = _neighbours(layout)
     parts = [
         nodes_of_tile(read(tile, layout.window(tile)), layout, tile, near[tile])
         for tile in range(len(layout))
@@ -123,40 +149,109 @@ def all_nodes(layout: Layout, read: Read) -> Nodes:
 
 def all_matches(
     layout: Layout, read: Read, nodes: Nodes, similarity: Similarity | None = None
-) -> tuple[Matches, np.ndarray]:
-    """Return the candidate links of all neighbours, and how much of each node others cover.
+) -> tuple[Matches, Covers]:
+    """Return the candidate links of all neighbours, and which nodes lie on which others.
 
     Of the nodes that share ground with a node, only its best match is a candidate. `similarity`
     weighs the candidates against each other; whether a link is accepted it does not decide.
-
-    Returns
-    -------
-    matches : Matches
-    covered : float array, one per node
-        The largest share of its voxels that lie on labels of one other tile.
     """
-    covered = np.zeros(len(nodes.tile))
-    parts = []
+    overlapping = _shared_by_tiles(layout, read, nodes)
+    meeting = _shared_by_faces(layout, read, nodes)
+    same = _matches(overlapping, overlapping.everywhere, None, at_face=False)
+    parts = [
+        _rows(same, same.iou == 1),  # the same voxels: one object, wherever they lie
+        _matches(overlapping, overlapping.trusted, similarity, at_face=False),
+        _matches(meeting, meeting.everywhere, similarity, at_face=True),
+    ]
+    return _once(_joined(Matches, parts)), _covers(nodes, overlapping)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """How many voxels nodes of two tiles share; -1 stands for the background.
+
+    Attributes
+    ----------
+    pair : int64 array
+        Which two tiles.
+    nodes : int64 array, shape (2, n)
+    everywhere, trusted : int64 arrays
+        Voxels, and those of them where both tiles are trusted.
+    """
+
+    pair: np.ndarray
+    nodes: np.ndarray
+    everywhere: np.ndarray
+    trusted: np.ndarray
+
+    def group(self, side: int) -> np.ndarray:
+        """Return a number per row for what is a node of one side, or background, in its pair."""
+        values = self.nodes[side] + 1
+        return self.pair * (values.max(initial=0) + 1) + values
+
+
+def _shared_by_tiles(layout: Layout, read: Read, nodes: Nodes) -> _Shared:
+    found = []
     for one, other in layout.overlaps().tolist():
         box = intersection(layout.window(one), layout.window(other))
-        pair = read(one, box), read(other, box)
-        everything = metrics.overlap(*pair)
-        _cover(covered, nodes, one, everything.pairs[:, 0], everything.shared)
-        _cover(covered, nodes, other, everything.pairs[:, 1], everything.shared)
-        parts.append(_same(_matches(everything, nodes, one, other, None, at_face=False)))
         both = intersection(layout.trusted(one), layout.trusted(other))
-        if both is None:
-            continue
-        if both != box:
-            inner = shift(both, [side.start for side in box])
-            everything = metrics.overlap(pair[0][inner], pair[1][inner])
-        parts.append(_matches(everything, nodes, one, other, similarity, at_face=False))
-    for (one, other), axis in zip(*(found.tolist() for found in layout.faces()), strict=True):
-        boxes = _facing(layout, one, other, axis)
-        pair = read(one, boxes[0]), read(other, boxes[1])
-        found = metrics.overlap(*pair)
-        parts.append(_matches(found, nodes, one, other, similarity, at_face=True))
-    return _once(_joined(Matches, parts)), covered
+        nothing = (slice(0, 0),) * len(box)
+        inner = nothing if both is None else shift(both, [side.start for side in box])
+        found.append((one, other, *pairs.count(read(one, box), read(other, box), inner)))
+    return _of_nodes(nodes, found)
+
+
+def _shared_by_faces(layout: Layout, read: Read, nodes: Nodes) -> _Shared:
+    found = []
+    near = _neighbours(layout)
+    for (one, other), axis in zip(*(some.tolist() for some in layout.faces()), strict=True):
+        boxes = layout.facing(one, other, axis)
+        planes = [read(one, boxes[0]), read(other, boxes[1])]
+        # What a third tile sees on both sides of the face, its overlaps tell.
+        ends = [box[axis].start for box in boxes]
+        across = [slice(side.start, side.stop) for side in boxes[0]]
+        across[axis] = slice(min(ends), max(ends) + 1)
+        for third in near[one]:
+            part = intersection(layout.window(third), tuple(across))
+            if part is not None and part[axis] == across[axis]:
+                place = list(shift(part, [side.start for side in across]))
+                place[axis] = slice(0, 1)
+                planes = [plane.copy() for plane in planes]
+                planes[0][tuple(place)] = 0
+                planes[1][tuple(place)] = 0
+        found.append((one, other, *pairs.count(*planes)))
+    return _of_nodes(nodes, found)
+
+
+def _neighbours(layout: Layout) -> list[list[int]]:
+    """Return, per tile, those that share voxels with it."""
+    near: list[list[int]] = [[] for _ in range(len(layout))]
+    for one, other in layout.overlaps().tolist():
+        near[one].append(other)
+        near[other].append(one)
+    return near
+
+
+def _of_nodes(nodes: Nodes, found: Sequence[tuple[int, int, np.ndarray, np.ndarray]]) -> _Shared:
+    """Return the counts of pairs of labels as those of pairs of nodes."""
+    if not found:
+        nothing = np.zeros(0, dtype=np.int64)
+        return _Shared(nothing, np.zeros((2, 0), dtype=np.int64), nothing, nothing)
+    indices = [
+        np.where(
+            keys > 0,
+            np.stack([nodes.index(one, keys[:, 0]), nodes.index(other, keys[:, 1])], 1),
+            -1,
+        )
+        for one, other, keys, _ in found
+    ]
+    counts = np.concatenate([some for *_, some in found])
+    return _Shared(
+        pair=np.repeat(np.arange(len(found)), [len(some) for some in indices]),
+        nodes=np.ascontiguousarray(np.concatenate(indices).T),
+        everywhere=counts[:, 0],
+        trusted=counts[:, 1],
+    )
 
 
 def _once(matches: Matches) -> Matches:
@@ -187,63 +282,48 @@ def similarity_of(vectors: np.ndarray) -> Similarity:
     return similarity
 
 
-def _cover(
-    covered: np.ndarray, nodes: Nodes, tile: int, ids: np.ndarray, shared: np.ndarray
-) -> None:
-    """Raise `covered` of the nodes of a tile to what another tile covers of them."""
-    labels, place = np.unique(ids, return_inverse=True)
-    index = nodes.index(tile, labels)
-    share = np.bincount(place, shared, len(labels)) / nodes.area[index]
-    covered[index] = np.maximum(covered[index], share)
-
-
-def _facing(layout: Layout, one: int, other: int, axis: int) -> tuple[Box, Box]:
-    """Return the outermost planes of two tiles that meet across `axis`, where both reach."""
-    planes = []
-    for tile, opposite in ((one, other), (other, one)):
-        before = layout.starts[tile, axis] < layout.starts[opposite, axis]
-        at = int(layout.stops[tile, axis] - 1 if before else layout.starts[tile, axis])
-        box = [
-            slice(max(a.start, b.start), min(a.stop, b.stop))
-            for a, b in zip(layout.window(one), layout.window(other), strict=True)
-        ]
-        box[axis] = slice(at, at + 1)
-        planes.append(tuple(box))
-    return planes[0], planes[1]
+def _covers(nodes: Nodes, shared: _Shared) -> Covers:
+    both = (shared.nodes >= 0).all(0)
+    one, other = shared.nodes[:, both]
+    node, by = np.concatenate([one, other]), np.concatenate([other, one])
+    missed = []
+    for side in range(2):
+        some = (shared.nodes[side] >= 0) & (shared.trusted > 0)
+        empty = shared.nodes[1 - side][some] < 0
+        _, first, place = np.unique(
+            shared.group(side)[some], return_index=True, return_inverse=True
+        )
+        nothing = np.bincount(place, ~empty, len(first)) == 0
+        missed.append(shared.nodes[side][some][first[nothing]])
+    share = np.tile(shared.everywhere[both], 2) / nodes.area[node]
+    return Covers(node, by, share, np.unique(np.concatenate(missed)))
 
 
 def _matches(
-    found: metrics.Overlap,
-    nodes: Nodes,
-    one: int,
-    other: int,
-    similarity: Similarity | None,
-    at_face: bool,
+    found: _Shared, voxels: np.ndarray, similarity: Similarity | None, at_face: bool
 ) -> Matches:
-    """Return the pairs in which at least one is the other's best match."""
-    first = nodes.index(one, found.pairs[:, 0])
-    second = nodes.index(other, found.pairs[:, 1])
-    first_area = found.true_areas[np.searchsorted(found.true_ids, found.pairs[:, 0])]
-    second_area = found.predicted_areas[np.searchsorted(found.predicted_ids, found.pairs[:, 1])]
-    iou = found.shared / (first_area + second_area - found.shared)
+    """Return the pairs of nodes in which at least one is the other's best match."""
+    areas, groups = [], []
+    for side in range(2):
+        groups.append(np.unique(found.group(side), return_inverse=True)[1])
+        areas.append(np.bincount(groups[-1], voxels)[groups[-1]])
+    both = (found.nodes >= 0).all(0) & (voxels > 0)
+    first, second = found.nodes[:, both]
+    shared, one_area, other_area = voxels[both], areas[0][both], areas[1][both]
+    iou = shared / (one_area + other_area - shared)
     weight = iou if similarity is None else iou * similarity(first, second)
-    best = _best(first, weight, second), _best(second, weight, first)
+    best = _best(groups[0][both], weight, second), _best(groups[1][both], weight, first)
     kept = best[0] | best[1]
-    inside = found.shared / np.minimum(first_area, second_area)
+    inside = shared / np.minimum(one_area, other_area)
     return Matches(
         one=first[kept],
         other=second[kept],
-        shared=found.shared[kept],
+        shared=shared[kept],
         iou=iou[kept],
         inside=inside[kept],
         mutual=(best[0] & best[1])[kept],
         at_face=np.full(np.count_nonzero(kept), at_face),
     )
-
-
-def _same(matches: Matches) -> Matches:
-    """Return the matches whose nodes are the same voxels: one object, wherever they lie."""
-    return _rows(matches, matches.iou == 1)
 
 
 def _best(group: np.ndarray, weight: np.ndarray, partner: np.ndarray) -> np.ndarray:
@@ -259,7 +339,4 @@ def _best(group: np.ndarray, weight: np.ndarray, partner: np.ndarray) -> np.ndar
 def _joined(kind: type, parts: Sequence) -> object:
     """Return tables of one kind as one."""
     names = [field.name for field in fields(kind)]
-    if not parts:
-        empty = {"label": np.uint64, "iou": float, "inside": float, "mutual": bool, "at_face": bool}
-        return kind(**{name: np.zeros(0, empty.get(name, np.int64)) for name in names})
     return kind(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

@@ -5,23 +5,24 @@ Nodes (what a label shows in one tile) that are each other's best match are one 
 object that some tile sees as a whole is painted as that tile drew it, if possible the tile that
 owns its centre (the rule of StarDist's ``predict_instances_big``); any other is painted tile by
 tile, each the voxels it owns. Where all tiles agree, this is the untiled result, for objects of
-any size. What only one tile saw is kept when nothing of the others lies there; what is not
-painted is said in a table.
+any size. Where they do not, what tells two objects apart counts unless more tiles see one, what
+a tile shows only near a face that cuts its view does not count, and what only one tile saw is
+kept when nothing of the others lies there; what is not painted is said in a table.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from iaunet import layout as layouts
-from iaunet import metrics
-from iaunet.grid import Box, box_shape, intersection, shift
-from iaunet.layout import DEPTH_BITS, FAR_PX, Layout
-from iaunet.matching import Matches, Nodes, Read, all_matches, all_nodes
+from iaunet import pairs
+from iaunet.grid import Box, shift
+from iaunet.matching import Covers, Matches, Nodes, all_matches, all_nodes
+from iaunet.painting import FILL, PART, SILENT, WHOLE, Numbers, paint, renumbered
 
 LEAST_IOU = 0.2
 """Mutual best matches that share less of their common ground are two objects."""
@@ -34,8 +35,6 @@ REFUSED = "refused"
 KEPT = "kept"
 OVERRULED = "overruled"
 OPEN = "open"
-SILENT, PART, WHOLE = 0, 1, 2
-"""Roles: draws nothing; draws the voxels that its tile owns; draws the object."""
 
 Touching = Callable[[int], set[tuple[int, int]]]
 """Pairs of labels of a tile that touch each other, the lower label first."""
@@ -52,8 +51,8 @@ class Decision:
     role : uint8 array, one per node
     verdict : array of str, one per node
         ``kept``: only one tile saw it, and nothing of the others lies there. ``overruled``: only
-        one tile saw it, and objects of the others lie there; it is not drawn. ``open``: it ends
-        at the face of its tile and goes on nowhere. Else empty.
+        one tile saw it, and objects of the others lie there, or that tile is not trusted there;
+        it is not drawn. ``open``: it ends at the face of its tile and goes on nowhere. Else empty.
     linked, refused : bool arrays, one per match
         Refused: it would have made one object of two that touch each other in one tile, or that
         one tile sees as a whole.
@@ -66,7 +65,7 @@ class Decision:
     refused: np.ndarray
 
 
-def decide(nodes: Nodes, matches: Matches, covered: np.ndarray, touching: Touching) -> Decision:
+def decide(nodes: Nodes, matches: Matches, covers: Covers, touching: Touching) -> Decision:
     """Return which nodes are one object and who draws it.
 
     A match is a link when it is mutual and its IoU large enough, or when a node that its tile
@@ -82,7 +81,10 @@ def decide(nodes: Nodes, matches: Matches, covered: np.ndarray, touching: Touchi
     contested = np.flatnonzero(wanted & doubled[group[matches.one]])
     linked[_without_conflicts(nodes, matches, contested, touching)] = True
     group = _components(len(nodes.tile), matches.one[linked], matches.other[linked])
-    role, verdict = _roles(nodes, group, covered)
+    apart = _beside_drawer(nodes, group, covers)
+    linked &= apart[matches.one] == apart[matches.other]
+    group = _components(len(nodes.tile), matches.one[linked], matches.other[linked])
+    role, verdict = _roles(nodes, group, covers)
     return Decision(group, role, verdict, linked, wanted & ~linked)
 
 
@@ -103,11 +105,19 @@ def _seen_twice(group: np.ndarray, tile: np.ndarray) -> np.ndarray:
 def _without_conflicts(
     nodes: Nodes, matches: Matches, contested: np.ndarray, touching: Touching
 ) -> list[int]:
-    """Return the matches that join nothing that one tile tells apart, the best ones first."""
+    """Return the matches that join nothing that tiles tell apart, the best ones first.
+
+    Those who see two pieces as one object outvote those who tell them apart when they are more.
+    """
     strength = matches.iou[contested]
     order = np.lexsort(
         (matches.other[contested], matches.one[contested], -strength, ~matches.mutual[contested])
     )
+    partners: dict[int, list[int]] = {}
+    voting = contested[~matches.at_face[contested]]  # a face shows what touches, not what is one
+    for one, other in zip(matches.one[voting], matches.other[voting], strict=True):
+        partners.setdefault(int(one), []).append(int(other))
+        partners.setdefault(int(other), []).append(int(one))
     members: dict[int, list[int]] = {}
     name: dict[int, int] = {}
     kept = []
@@ -117,7 +127,10 @@ def _without_conflicts(
         for node in (one, other):
             members.setdefault(node, [node])
         if one != other:
-            if _told_apart(nodes, members[one], members[other], touching):
+            against = _telling_apart(nodes, members[one], members[other], touching)
+            if against and len(_joining(nodes, members, one, other, partners) - against) <= max(
+                1, len(against)
+            ):
                 continue
             for node in members[other]:
                 name[node] = one
@@ -126,19 +139,40 @@ def _without_conflicts(
     return kept
 
 
-def _told_apart(
+def _joining(
+    nodes: Nodes,
+    members: dict[int, list[int]],
+    one: int,
+    other: int,
+    partners: dict[int, list[int]],
+) -> set[int]:
+    """Return the tiles of the nodes of either group that match a node of the other."""
+    found = set()
+    for group, opposite in ((one, other), (other, one)):
+        there = set(members[opposite])
+        for node in members[group]:
+            if not there.isdisjoint(partners.get(node, ())):
+                found.add(int(nodes.tile[node]))
+    return found
+
+
+def _telling_apart(
     nodes: Nodes, some: Sequence[int], others: Sequence[int], touching: Touching
-) -> bool:
+) -> set[int]:
+    """Return the tiles that have nodes of both groups and see that these are two objects."""
     by_tile: dict[int, list[int]] = {}
     for node in some:
         by_tile.setdefault(int(nodes.tile[node]), []).append(node)
+    found = set()
     for other in others:
         tile = int(nodes.tile[other])
         for one in by_tile.get(tile, ()):
+            if not (nodes.trusted[one] and nodes.trusted[other]):
+                continue
             pair = sorted((int(nodes.label[one]), int(nodes.label[other])))
             if (nodes.whole[one] and nodes.whole[other]) or tuple(pair) in touching(tile):
-                return True
-    return False
+                found.add(tile)
+    return found
 
 
 def touching_labels(labels: np.ndarray) -> set[tuple[int, int]]:
@@ -146,147 +180,81 @@ def touching_labels(labels: np.ndarray) -> set[tuple[int, int]]:
 
     Examples
     --------
-    >>> touching_labels(np.array([[4, 4, 0], [2, 0, 7]]))
+    >>> touching_labels(np.array([[4, 4, 0], [2, 0, 7]], dtype=np.uint8))
     {(2, 4)}
     """
-    found = set()
-    for axis in range(labels.ndim):
-        along = np.moveaxis(labels, axis, 0)
-        for one, other in metrics.overlap(along[1:], along[:-1]).pairs.tolist():
-            if one != other:
-                found.add((min(one, other), max(one, other)))
-    return found
+    return set(map(tuple, pairs.touching(labels).tolist()))
 
 
-def _roles(nodes: Nodes, group: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _roles(nodes: Nodes, group: np.ndarray, covers: Covers) -> tuple[np.ndarray, np.ndarray]:
     """Return who draws: of each group the best whole node, or all nodes their own voxels."""
     n_groups = group.max(initial=-1) + 1
-    n_nodes = np.bincount(group, minlength=n_groups)
-    alone = n_nodes[group] == 1
+    alone = np.bincount(group, minlength=n_groups)[group] == 1
     owned = np.zeros(n_groups, dtype=bool)
     owned[group[nodes.owned]] = True
     # What the owner of the place did not see: whole, or in a margin but not cut.
-    stray = ~owned[group] & (nodes.whole | (nodes.entire & alone))
+    stray = ~owned[group] & nodes.trusted & (nodes.whole | (nodes.entire & alone))
     whole = np.flatnonzero(nodes.whole | stray)
     order = whole[np.lexsort((-nodes.area[whole], ~nodes.owned[whole], group[whole]))]
     drawn, first = np.unique(group[order], return_index=True)
     role = np.full(len(group), PART, dtype=np.uint8)
     role[np.isin(group, drawn)] = SILENT
     role[order[first]] = WHOLE
+    missed = np.zeros(n_groups, dtype=bool)
+    missed[group[covers.missed]] = True
+    role[missed[group] & (role == PART) & nodes.trusted] = FILL
     verdict = np.full(len(group), "", dtype=object)
-    chosen = stray & (role == WHOLE)
-    verdict[chosen & alone] = np.where(covered[chosen & alone] > MOSTLY, OVERRULED, KEPT)
-    role[verdict == OVERRULED] = SILENT
-    verdict[(role == PART) & alone & ~nodes.entire & (covered <= MOSTLY)] = OPEN
+    chosen = np.flatnonzero(stray & (role == WHOLE))
+    hidden = _hidden(nodes, role, covers, chosen)
+    role[hidden] = SILENT
+    verdict[chosen[alone[chosen]]] = KEPT
+    verdict[hidden] = OVERRULED
+    single = (role == PART) & alone & ~owned[group]
+    verdict[single & nodes.entire] = OVERRULED
+    covered = _covered(nodes, covers, np.ones(len(covers.node), dtype=bool))
+    verdict[(role % 2 == 1) & alone & ~nodes.entire & (covered <= MOSTLY)] = OPEN
     return role, verdict
 
 
-def paint(
-    box: Box, layout: Layout, read: Read, nodes: Nodes, decision: Decision
-) -> tuple[np.ndarray, int]:
-    """Return the objects in a box of the image, and how many of its voxels no tile sees.
+def _beside_drawer(nodes: Nodes, group: np.ndarray, covers: Covers) -> np.ndarray:
+    """Return the nodes that lie beside the whole node that draws their group.
 
-    Objects are group + 1, int32; 0 is background. Of the tiles that see a voxel its owner
-    decides; where it draws nothing, the deepest of those that draw a whole object does.
+    Such a group is a chain: a tile that sees two objects as one has linked them.
     """
-    shape = (1,) * (3 - len(box)) + box_shape(box)
-    out = np.zeros((2, *shape), dtype=np.int32)
-    depth = np.full((2, *shape), -1, dtype=np.int32)
-    here = np.array([(side.start, side.stop) for side in box]).T
-    meets = (layout.starts < here[1]).all(1) & (layout.stops > here[0]).all(1)
-    for tile in np.flatnonzero(meets).tolist():
-        part = intersection(layout.window(tile), box)
-        labels = read(tile, part)
-        first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
-        target = (slice(None),) + (slice(0, 1),) * (3 - len(box)) + shift(part, here[0].tolist())
-        _draw(
-            labels.reshape((1,) * (3 - len(box)) + labels.shape),
-            nodes.label[first:end],
-            (decision.group[first:end] + 1).astype(np.int32),
-            decision.role[first:end],
-            _depths(layout, tile, part),
-            out[target],
-            depth[target],
-        )
-    painted = np.where(out[0] > 0, out[0], out[1]).reshape(box_shape(box))
-    return painted, int((depth[0] < 0).sum())
+    role, _ = _roles(nodes, group, covers)
+    drawer = np.full(len(group), -1)
+    drawer[group[role == WHOLE]] = np.flatnonzero(role == WHOLE)
+    share = np.zeros(len(group))
+    found = drawer[group[covers.node]] == covers.by
+    share[covers.node[found]] = covers.share[found]
+    return (drawer[group] >= 0) & (role == SILENT) & nodes.trusted & (share < LEAST_IOU)
 
 
-def _depths(layout: Layout, tile: int, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the depth of the voxels of a box in a tile, along each of three axes."""
-    low, high = layout.cutting(tile)
-    found = [np.full(1, FAR_PX, dtype=np.int32)] * (3 - len(box))
-    for axis, side in enumerate(box):
-        at = np.arange(side.start, side.stop)
-        below = at - layout.starts[tile, axis] if low[axis] else FAR_PX
-        above = layout.stops[tile, axis] - 1 - at if high[axis] else FAR_PX
-        depth = np.minimum(np.minimum(below, above), np.full(len(at), FAR_PX))
-        found.append(depth.astype(np.int32))
-    return tuple(found)
+def _hidden(nodes: Nodes, role: np.ndarray, covers: Covers, strays: np.ndarray) -> np.ndarray:
+    """Return the strays that lie mostly on what others draw; of two strays the larger one draws."""
+    draws = role != SILENT
+    draws[strays] = False
+    covered = _covered(nodes, covers, draws[covers.by])
+    hidden = set(strays[covered[strays] > MOSTLY].tolist())
+    waiting = np.zeros(len(role), dtype=bool)
+    waiting[strays] = True
+    on_stray = waiting[covers.node] & waiting[covers.by] & (covers.share > MOSTLY)
+    node, by = covers.node[on_stray], covers.by[on_stray]
+    for row in np.lexsort((by, node, -nodes.area[node])).tolist():
+        rank = (nodes.area[by[row]], -by[row]) > (nodes.area[node[row]], -node[row])
+        if rank and int(by[row]) not in hidden:
+            hidden.add(int(node[row]))
+    return np.array(sorted(hidden), dtype=np.int64)
 
 
-@njit(cache=True, nogil=True)
-def _draw(labels, ids, objects, roles, depths, out, deepest):
-    """Draw one tile over those before it: out[0] by owners, out[1] whole objects of others."""
-    previous = labels.dtype.type(0)
-    found, role = 0, 0
-    for z in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            least_zy = min(depths[0][z], depths[1][y])
-            sum_zy = depths[0][z] + depths[1][y]
-            for x in range(labels.shape[2]):
-                label = labels[z, y, x]
-                if label != previous:
-                    previous = label
-                    found, role = 0, 0
-                    if label != 0:
-                        place = np.searchsorted(ids, label)
-                        found, role = objects[place], roles[place]
-                least = min(least_zy, depths[2][x])
-                depth = (least << DEPTH_BITS) + sum_zy + depths[2][x]
-                if depth > deepest[0, z, y, x]:
-                    deepest[0, z, y, x] = depth
-                    out[0, z, y, x] = found if role > 0 else 0
-                if role == 2 and depth > deepest[1, z, y, x]:
-                    deepest[1, z, y, x] = depth
-                    out[1, z, y, x] = found
-
-
-class Numbers:
-    """Final numbers of objects: 1..n in the raster order of their first voxels."""
-
-    def __init__(self, n_groups: int, shape: Sequence[int]) -> None:
-        self.shape = (1,) * (3 - len(shape)) + tuple(shape)
-        self.first = np.full(n_groups + 1, np.iinfo(np.int64).max)
-        self.voxels = np.zeros(n_groups + 1, dtype=np.int64)
-
-    def add(self, painted: np.ndarray, box: Box) -> None:
-        """Take in a painted box; all boxes together are the image, each once."""
-        start = (0,) * (3 - len(box)) + tuple(side.start for side in box)
-        values = painted.reshape((1,) * (3 - painted.ndim) + painted.shape)
-        _tally(values, start, self.shape, self.first, self.voxels)
-
-    def of_groups(self) -> np.ndarray:
-        """Return the number of each painted value, uint32; 0 for those without a voxel."""
-        drawn = np.flatnonzero(self.voxels[1:]) + 1
-        number = np.zeros(len(self.voxels), dtype=np.uint32)
-        number[drawn[np.argsort(self.first[drawn])]] = np.arange(1, len(drawn) + 1)
-        return number
-
-
-@njit(cache=True, nogil=True)
-def _tally(painted, start, shape, first, voxels):
-    for z in range(painted.shape[0]):
-        for y in range(painted.shape[1]):
-            line = ((z + start[0]) * shape[1] + y + start[1]) * shape[2] + start[2]
-            previous = 0
-            for x in range(painted.shape[2]):
-                value = painted[z, y, x]
-                if value:
-                    voxels[value] += 1
-                    if value != previous and line + x < first[value]:
-                        first[value] = line + x
-                previous = value
+def _covered(nodes: Nodes, covers: Covers, rows: np.ndarray) -> np.ndarray:
+    """Return the largest share of each node that lies on nodes of one other tile."""
+    n_tiles = nodes.tile.max(initial=0) + 1
+    by_tile = covers.node[rows] * n_tiles + nodes.tile[covers.by[rows]]
+    keys, place = np.unique(by_tile, return_inverse=True)
+    covered = np.zeros(len(nodes.tile))
+    np.maximum.at(covered, keys // n_tiles, np.bincount(place, covers.share[rows], len(keys)))
+    return covered
 
 
 def reconciled(
@@ -304,16 +272,27 @@ def reconciled(
     >>> reconciled([one, other], [(0, 0), (0, 2)]).tolist()
     [[1, 0, 2, 2, 2, 0]]
     """
+    tiles = [_unsigned(tile) for tile in tiles]
     placed = layouts.layout(starts, [tile.shape for tile in tiles], **options)
 
     def read(tile: int, box: Box) -> np.ndarray:
         return tiles[tile][shift(box, placed.starts[tile].tolist())]
 
     nodes = all_nodes(placed, read)
-    matches, covered = all_matches(placed, read, nodes)
-    decision = decide(nodes, matches, covered, lambda tile: touching_labels(tiles[tile]))
+    matches, covers = all_matches(placed, read, nodes)
+    touches = functools.cache(lambda tile: touching_labels(tiles[tile]))
+    decision = decide(nodes, matches, covers, touches)
     whole = tuple(slice(0, length) for length in placed.shape)
-    painted, _ = paint(whole, placed, read, nodes, decision)
+    painted, _ = paint(whole, placed, read, nodes, decision.group, decision.role)
     numbers = Numbers(decision.group.max(initial=-1) + 1, placed.shape)
     numbers.add(painted, whole)
-    return numbers.of_groups()[painted]
+    return renumbered(painted, numbers.of_groups())
+
+
+def _unsigned(labels: np.ndarray) -> np.ndarray:
+    """Return labels as unsigned integers, without a copy where they have the same size."""
+    if labels.dtype.kind == "i" and labels.min(initial=0) >= 0:
+        return labels.view(labels.dtype.str.replace("i", "u"))
+    if labels.dtype.kind != "u":
+        raise ValueError(f"labels must be integers of 0 or more, got {labels.dtype}")
+    return labels

@@ -1,0 +1,149 @@
+"""Count how often two label arrays have which labels at the same voxels."""
+
+import numpy as np
+from numba import njit
+
+FIRST_CAPACITY = 1 << 10
+
+
+def count(
+    one: np.ndarray, other: np.ndarray, inner: tuple[slice, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the pairs of labels of two arrays, everywhere and in a box of them.
+
+    Parameters
+    ----------
+    one, other : unsigned integer arrays, equal shapes, at most three axes
+    inner : box of the arrays; None: everywhere
+
+    Returns
+    -------
+    keys : uint64 array, shape (n, 2)
+        The pairs in no order, each once; (0, 0), background of both, is left out.
+    counts : int64 array, shape (n, 2)
+        Voxels everywhere, voxels in the box.
+
+    Examples
+    --------
+    >>> keys, counts = count(np.array([0, 2, 2], np.uint8), np.array([0, 5, 5], np.uint8))
+    >>> keys.tolist(), counts.tolist()
+    ([[2, 5]], [[2, 2]])
+    """
+    if one.shape != other.shape:
+        raise ValueError(f"labels differ in shape: {one.shape} and {other.shape}")
+    deep = (1,) * (3 - one.ndim) + one.shape
+    box = (slice(0, 1),) * (3 - one.ndim) + (
+        tuple(slice(0, length) for length in one.shape) if inner is None else inner
+    )
+    keys = np.zeros((FIRST_CAPACITY, 2), dtype=np.uint64)
+    counts = np.zeros((FIRST_CAPACITY, 2), dtype=np.int64)
+    bounds = np.array([(side.start, side.stop) for side in box])
+    keys, counts = _count(one.reshape(deep), other.reshape(deep), bounds, keys, counts)
+    filled = counts[:, 0] > 0
+    return keys[filled], counts[filled]
+
+
+def touching(labels: np.ndarray) -> np.ndarray:
+    """Return the pairs of labels that share a face of a voxel, the lower label first, (n, 2).
+
+    Examples
+    --------
+    >>> touching(np.array([[4, 4, 0], [2, 0, 7]], np.uint8)).tolist()
+    [[2, 4]]
+    """
+    keys = np.zeros((FIRST_CAPACITY, 2), dtype=np.uint64)
+    counts = np.zeros((FIRST_CAPACITY, 2), dtype=np.int64)
+    deep = labels.reshape((1,) * (3 - labels.ndim) + labels.shape)
+    keys, counts = _touching(deep, keys, counts)
+    return keys[counts[:, 0] > 0]
+
+
+@njit(cache=True, nogil=True)
+def _place(keys, counts, one, other):
+    """Return where the pair is in a hash table of power-of-two size, or where it would go."""
+    mixed = one * np.uint64(0x9E3779B97F4A7C15) ^ other * np.uint64(0xC2B2AE3D27D4EB4F)
+    mixed ^= mixed >> np.uint64(32)
+    mixed *= np.uint64(0xD6E8FEB86659FD93)
+    mixed ^= mixed >> np.uint64(32)
+    mask = np.uint64(len(counts) - 1)
+    place = mixed & mask
+    while counts[place, 0] > 0 and (keys[place, 0] != one or keys[place, 1] != other):
+        place = (place + np.uint64(1)) & mask
+    return place
+
+
+@njit(cache=True, nogil=True)
+def _count(one, other, bounds, keys, counts):
+    """Count the runs of equal pairs in a hash table, which grows when half full."""
+    filled = 0
+    length = one.shape[2]
+    low, high = bounds[2]
+    for z in range(one.shape[0]):
+        for y in range(one.shape[1]):
+            inside = bounds[0, 0] <= z < bounds[0, 1] and bounds[1, 0] <= y < bounds[1, 1]
+            x = 0
+            while x < length:
+                first, second = one[z, y, x], other[z, y, x]
+                start = x
+                x += 1
+                while x < length and one[z, y, x] == first and other[z, y, x] == second:
+                    x += 1
+                if first == 0 and second == 0:
+                    continue
+                place = _place(keys, counts, np.uint64(first), np.uint64(second))
+                if counts[place, 0] == 0:
+                    keys[place, 0] = first
+                    keys[place, 1] = second
+                    filled += 1
+                counts[place, 0] += x - start
+                if inside:
+                    counts[place, 1] += max(0, min(x, high) - max(start, low))
+                if 2 * filled > len(counts):
+                    keys, counts = _grown(keys, counts)
+    return keys, counts
+
+
+@njit(cache=True, nogil=True)
+def _grown(keys, counts):
+    more_keys = np.zeros((2 * len(counts), 2), dtype=np.uint64)
+    more_counts = np.zeros((2 * len(counts), 2), dtype=np.int64)
+    for old in range(len(counts)):
+        if counts[old, 0] > 0:
+            place = _place(more_keys, more_counts, keys[old, 0], keys[old, 1])
+            more_keys[place] = keys[old]
+            more_counts[place] = counts[old]
+    return more_keys, more_counts
+
+
+@njit(cache=True, nogil=True)
+def _touching(labels, keys, counts):
+    filled = 0
+    last = np.zeros((3, 2), dtype=labels.dtype)
+    depth, height, length = labels.shape
+    for z in range(depth):
+        for y in range(height):
+            for x in range(length):
+                here = labels[z, y, x]
+                if here == 0:
+                    continue
+                for axis in range(3):
+                    if axis == 2:
+                        there = labels[z, y, x + 1] if x + 1 < length else here
+                    elif axis == 1:
+                        there = labels[z, y + 1, x] if y + 1 < height else here
+                    else:
+                        there = labels[z + 1, y, x] if z + 1 < depth else here
+                    if there == here or there == 0:
+                        continue
+                    if last[axis, 0] == here and last[axis, 1] == there:
+                        continue
+                    last[axis, 0], last[axis, 1] = here, there
+                    low, high = np.uint64(min(here, there)), np.uint64(max(here, there))
+                    place = _place(keys, counts, low, high)
+                    if counts[place, 0] == 0:
+                        keys[place, 0], keys[place, 1] = low, high
+                        counts[place, 0] = 1
+                        filled += 1
+                        if 2 * filled > len(counts):
+                            keys, counts = _grown(keys, counts)
+    return keys, counts
