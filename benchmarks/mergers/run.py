@@ -151,11 +151,45 @@ def page(frame: pd.DataFrame, n_seeds: int) -> str:
         "A cell is: bit-exact objects (predicted objects; true ones merged; true ones lost), mean",
         f"AP. Drawn truths: sums over {n_seeds} seeds. *error*: the rule stopped.",
     ]
+    lines += ["", "## All truths together", "", *together(frame)]
     for condition in cases.CONDITIONS:
         some = frame[frame["condition"] == condition]
         if len(some):
             lines += ["", f"## {condition.capitalize()}", "", *table(some)]
     return "\n".join(lines) + "\n"
+
+
+def together(frame: pd.DataFrame) -> list[str]:
+    """Return one row per kind of cut and condition, summed over all truths.
+
+    A rule that stopped in some cases has its sums over the others, and how many these are.
+    """
+    names = list(dict.fromkeys(frame["rule"]))
+    lines = [
+        "Share of bit-exact objects; true objects merged; true objects lost.",
+        "",
+        "| tiles | labels | objects | " + " | ".join(names) + " |",
+        "|-" * (len(names) + 3) + "|",
+    ]
+    kind = frame["cut"].where(
+        ~frame["cut"].str.startswith("overlap") | (frame["cut"] == "overlap 2"), "wide overlap"
+    )
+    for (cut, condition), some in frame.groupby([kind, "condition"], sort=False):
+        n_true = some.groupby("rule")["true"].sum().max()
+        cells = []
+        for name in names:
+            one = some[some["rule"] == name]
+            done = one[one["error"] == ""]
+            if not len(done):
+                cells.append(ERROR)
+                continue
+            total = done[["true", "exact", "merged", "lost"]].sum()
+            text = f"{100 * total['exact'] / total['true']:.1f} %"
+            text += f"; {total['merged']:.0f}; {total['lost']:.0f}"
+            stopped = f" ({len(done)} of {len(one)} cases)" if len(done) < len(one) else ""
+            cells.append(text + stopped)
+        lines.append(f"| {cut} | {condition} | {n_true:.0f} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def table(frame: pd.DataFrame) -> list[str]:

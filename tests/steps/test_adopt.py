@@ -67,6 +67,7 @@ def tiled(folder, model, image, batches=2):
         words = [*common, "--outputs", *stores, "--batch", batch, "--output", store]
         words += ["--table", folder / f"{batch}.parquet"]
         words += ["--sightings", folder / f"{batch}.sightings.parquet"]
+        words += ["--contacts", folder / f"{batch}.contacts.parquet"]
         words += ["--set", "seed=0.01", "fg=0.1", "phi=0.05", "min_size=1"]  # random weights
         cluster.main([str(word) for word in words])
     reader = outputs.Reader(stores, tiles)
