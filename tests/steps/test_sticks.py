@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 import sticks
-from iaunet import checkpoint
+from iaunet import checkpoint, recipes
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Make networks and sets of images small."""
-    net = sticks.NET | {"widths": [4, 4, 4], "pools": [[2, 2]] * 2}
-    monkeypatch.setattr(sticks, "NET", net)
+    net = recipes.NET[2] | {"widths": [4, 4, 4], "pools": [[2, 2]] * 2}
+    monkeypatch.setitem(recipes.NET, 2, net)
     monkeypatch.setattr(sticks, "IMAGES_PER_STEP", 1)
     monkeypatch.setattr(sticks, "N_IMAGES", {sticks.VALIDATION: 1, sticks.TEST: 2})
     monkeypatch.setattr(sticks, "GRID", {"min_size": (50, 100)})
@@ -39,7 +39,7 @@ def test_one_command_leaves_scores_a_figure_and_models(small, tmp_path):
     assert (tmp_path / "out" / "worst.png").read_bytes().startswith(b"\x89PNG")
     _, meta = checkpoint.load(tmp_path / "out" / "sticks-hybrid.safetensors")
     assert meta["clustering"]["mode"] == "meanshift"
-    assert meta["net"]["emb_dim"] == sticks.EMB_DIM
+    assert meta["net"]["emb_dim"] == recipes.EMB_DIM
 
 
 def test_no_image_is_in_two_sets():
