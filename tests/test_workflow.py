@@ -148,7 +148,8 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     cut.write_bytes(good[: len(good) // 2])
     table = [{"image": "odd", "path": ODD_NAME}, {"image": "cut", "path": cut.name}]
     write_table(tmp_path / "images.csv", table)
-    (tmp_path / "config.yaml").write_text("images: images.csv\nmodel: ./m.safetensors\n")
+    config = "images: images.csv\nmodel: ./m.safetensors\nstitching: {verify_windows: 1}\n"
+    (tmp_path / "config.yaml").write_text(config)
 
     first = snakemake(tmp_path)
     assert first.returncode != 0
@@ -171,7 +172,8 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     odd, again = (tmp_path / f"results/{name}/objects.csv" for name in ("odd", "cut"))
     assert odd.read_text().replace("odd,", "cut,") == again.read_text()
     assert not list(tmp_path.glob("results/*/steps/**/*.zarr"))
-    assert json.loads((tmp_path / "results/odd/metrics.json").read_text())["n_batches"] == 1
+    facts = json.loads((tmp_path / "results/odd/metrics.json").read_text())
+    assert [facts[key] for key in ("n_batches", "verified_windows", "verified_differ")] == [1, 1, 0]
 
     assert "Nothing to be done" in snakemake(tmp_path).stderr
     for file in ("objects.csv", "objects.parquet", "odd.ome.zarr", "report.html"):
