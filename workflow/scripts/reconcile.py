@@ -14,6 +14,7 @@ or more. Labels are integers, 0 is background; the same number in two tiles mean
 """
 
 import argparse
+import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -119,13 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info("%d labels in %d tiles", len(nodes.tile), len(names))
     similarity = second_vote(args, tiles, nodes, placed)
     matches, covers = matching.all_matches(placed, tiles.read, nodes, similarity)
-    touching: dict[int, set[tuple[int, int]]] = {}
-
-    def touches(tile: int) -> set[tuple[int, int]]:
-        if tile not in touching:
-            touching[tile] = reconciling.touching_labels(tiles.whole(tile))
-        return touching[tile]
-
+    touches = functools.cache(lambda tile: reconciling.touching_labels(tiles.whole(tile)))
     decision = reconciling.decide(nodes, matches, covers, touches)
     with cli.write_whole(args.output) as partial:
         number, n_empty = write_labels(partial, args.output, placed, axes, tiles, nodes, decision)
@@ -250,9 +245,10 @@ def mean_intensity(
     for tile in range(len(placed)):
         labels = tiles.whole(tile)
         values = image.read(placed.window(tile))
-        index = nodes.index(tile, labels[labels > 0])
-        total = np.bincount(index, values[labels > 0], len(found))
-        found[:, 0] += total / np.maximum(nodes.area, 1)
+        first, end = np.searchsorted(nodes.tile, (tile, tile + 1))
+        index = nodes.index(tile, labels[labels > 0]) - first
+        total = np.bincount(index, values[labels > 0], end - first)
+        found[first:end, 0] = total / nodes.area[first:end]
     return found
 
 

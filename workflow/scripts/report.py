@@ -202,16 +202,16 @@ def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame, metri
     """Return what happened at the borders of tiles, and close-ups of the worst cases."""
     n_tiles = tiles["n_tiles"]
     contacts = seams["verdict"].isin(joining.VERDICTS)
-    fragments = wording.fragments(seams["verdict"][contacts].value_counts())
+    more = wording.fragments(seams["verdict"][contacts].value_counts())
     seams = seams[~contacts]
     if n_tiles == 1:
-        return {"text": "The image was one tile: there are no seams." + fragments, "views": []}
+        return {"text": "The image was one tile: there are no seams." + more, "views": []}
     core = " × ".join(str(length) for length in tiles["core"])
     batches = wording.counted(tiles["n_batches"], "batch", "batches")
-    fragments = wording.seam_quality(metrics) + fragments
+    more = wording.seam_quality(metrics) + more
     text = f"{n_tiles:,} tiles of {core} px in {batches}. "
     if not len(seams):
-        return {"text": text + "No object lies on a tile border." + fragments, "views": []}
+        return {"text": text + "No object lies on a tile border." + more, "views": []}
     flagged = (seams["verdict"] != "agreed").to_numpy()
     many = wording.counted(len(seams), "object lies", "objects lie")
     text += f"{many} on tile borders, in up to {int(seams['n_tiles'].max())} tiles. "
@@ -237,7 +237,7 @@ def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame, metri
         shown.extend(gallery.zoom(sample, rows[int(seam["label"])], title, caption, focus=True)[:1])
         if len(shown) == 3:
             break
-    return {"text": text + fragments, "views": shown}
+    return {"text": text + more, "views": shown}
 
 
 def distributions(sample: gallery.Sample) -> list[figures.Distribution]:

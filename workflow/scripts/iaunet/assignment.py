@@ -7,7 +7,8 @@ import numpy as np
 
 from iaunet import fixedpoint, grid, kernels
 from iaunet.bounds import COST_BITS, UNIT, WEIGHT, Bounds, check, cost, radii
-from iaunet.kernels import three, volume
+from iaunet.grid import volume
+from iaunet.kernels import three
 from iaunet.seeds import Read, Seeds
 from iaunet.settings import Settings
 

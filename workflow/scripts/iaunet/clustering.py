@@ -22,7 +22,8 @@ import numpy as np
 from iaunet import fixedpoint, grid, joining, kernels, meanshift
 from iaunet.assignment import Fit, owners
 from iaunet.bounds import COST_BITS, UNIT, Bounds, check, reach
-from iaunet.kernels import three, volume
+from iaunet.grid import volume
+from iaunet.kernels import three
 from iaunet.seeds import Read, Seeds, find_seeds, gids, kept, placed, score_one, seed_scores
 from iaunet.settings import Settings
 
@@ -74,7 +75,7 @@ def label_array(
         joiner,
         least=settings.join,
         min_size=settings.min_size,
-        ndim=len(id_stride or outputs["fg"].shape),
+        ndim=outputs["fg"].ndim,
     )
     return joining.renamed(found.labels, found.table["gid"], joined.gid)
 

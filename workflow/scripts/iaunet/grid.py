@@ -4,6 +4,10 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the check before any job does without NumPy
+    import numpy as np
 
 Box = tuple[slice, ...]
 
@@ -135,3 +139,9 @@ def origin(box: Box) -> tuple[int, ...]:
 def box_shape(box: Box) -> tuple[int, ...]:
     """Return the lengths of a box."""
     return tuple(side.stop - side.start for side in box)
+
+
+def volume(array: "np.ndarray", n_leading: int = 0) -> "np.ndarray":
+    """Return an array with three axes after its leading ones."""
+    lead, space = array.shape[:n_leading], array.shape[n_leading:]
+    return array.reshape(lead + (1,) * (3 - len(space)) + space)

@@ -31,12 +31,6 @@ def bins(points: np.ndarray, far: np.ndarray | int) -> tuple[np.ndarray, ...]:
     return np.argsort(place, kind="stable"), start, low, cell, counts
 
 
-def volume(array: np.ndarray, n_leading: int = 0) -> np.ndarray:
-    """Return an array with three axes after its leading ones."""
-    lead, space = array.shape[:n_leading], array.shape[n_leading:]
-    return array.reshape(lead + (1,) * (3 - len(space)) + space)
-
-
 def three(values: Sequence[int], missing: int) -> np.ndarray:
     """Return values for the axes z, y, x; `missing` is that of z in 2D."""
     return np.array([missing] * (3 - len(values)) + [int(value) for value in values])

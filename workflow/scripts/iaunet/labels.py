@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from iaunet.grid import volume
+
 
 @dataclass(frozen=True)
 class Extents:
@@ -72,7 +74,7 @@ def ids_of(labels: np.ndarray) -> np.ndarray:
     if labels.ndim > 3 or labels.max(initial=0) >= _most_dense(labels.size):
         return np.unique(labels)
     seen = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.bool_)
-    _mark(labels.reshape((1,) * (3 - labels.ndim) + labels.shape), seen)
+    _mark(volume(labels), seen)
     return np.flatnonzero(seen)
 
 
@@ -121,10 +123,9 @@ def _most_dense(n_voxels: int) -> int:
 
 def _extents_of_small_ids(labels: np.ndarray, origin: Sequence[int]) -> Extents:
     """Return the extents of objects by a table that has a row per id."""
-    deep = labels.reshape((1,) * (3 - labels.ndim) + labels.shape)
     table = np.zeros((int(labels.max(initial=0)) + 1, 10), dtype=np.int64)
     table[:, 1:4] = np.iinfo(np.int64).max
-    _tabulate(deep, table)
+    _tabulate(volume(labels), table)
     ids = np.flatnonzero(table[:, 0])
     area, found = table[ids, 0], table[ids, 1:].reshape(-1, 3, 3)[:, :, 3 - labels.ndim :]
     origin = np.array(origin, dtype=np.int64)

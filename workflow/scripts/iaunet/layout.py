@@ -61,12 +61,20 @@ class Layout:
 
         The larger value owns; equal values leave it to the tile that stands first.
         """
+        along = [self.depth_along(tile, axis, at) for axis, at in enumerate(points.T)]
+        least = np.min(along, axis=0)
+        return np.where(least >= 0, (least << DEPTH_BITS) + np.sum(along, axis=0), -1)
+
+    def depth_along(self, tile: int, axis: int, at: np.ndarray) -> np.ndarray:
+        """Return how far places along an axis lie from the cutting faces of a tile; outside -1."""
+        below, above = at - self.starts[tile, axis], self.stops[tile, axis] - 1 - at
         low, high = self.cutting(tile)
-        below = np.where(low, points - self.starts[tile], FAR_PX)
-        above = np.where(high, self.stops[tile] - 1 - points, FAR_PX)
-        depth = np.minimum(np.minimum(below, above), FAR_PX)
-        inside = ((points >= self.starts[tile]) & (points < self.stops[tile])).all(1)
-        return np.where(inside, (depth.min(1) << DEPTH_BITS) + depth.sum(1), -1)
+        depth = np.full(len(at), FAR_PX)
+        if low[axis]:
+            depth = np.minimum(depth, below)
+        if high[axis]:
+            depth = np.minimum(depth, above)
+        return np.where((below < 0) | (above < 0), -1, depth)
 
     def overlaps(self) -> np.ndarray:
         """Return the pairs of tiles that share voxels, shape (pairs, 2), the lower index first."""

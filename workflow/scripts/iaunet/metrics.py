@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from iaunet import pairs
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 RATIOS = (
@@ -27,7 +28,6 @@ RATIOS = (
 COUNTS = ("n_true", "tp_50", "fp_50", "fn_50")
 """Keys of `accuracy` that are scores, and those that are numbers of objects."""
 CHUNK_PX = 1 << 20
-FIRST_CAPACITY = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
             raise ValueError(f"{name} labels must be integers, got {labels.dtype}")
         if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
             raise ValueError(f"{name} labels must not be negative, got {labels.min()}")
-    keys = np.zeros((FIRST_CAPACITY, 2), dtype=np.uint64)
-    counts = np.zeros(FIRST_CAPACITY, dtype=np.int64)
-    filled = 0
+    keys, counts, filled = pairs.table()
     # Chunks of one type: one compiled function, and no copy of the whole array.
     chunks = np.nditer(
         [true, predicted],
@@ -92,15 +90,17 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     )
     chunks.reset()
     for some_true, some_predicted in chunks:
-        keys, counts, filled = _count_runs(
-            np.ascontiguousarray(some_true),
-            np.ascontiguousarray(some_predicted),
+        line = (1, 1, len(some_true))
+        keys, counts, filled = pairs.add(
+            np.ascontiguousarray(some_true).reshape(line),
+            np.ascontiguousarray(some_predicted).reshape(line),
+            pairs.NOWHERE,
             keys,
             counts,
             filled,
         )
-    occupied = counts > 0
-    return _overlap(keys[occupied], counts[occupied])
+    occupied = counts[:, 0] > 0
+    return _overlap(keys[occupied], counts[occupied, 0])
 
 
 def where_annotated(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -344,47 +344,3 @@ def matched_pairs(overlap: Overlap, threshold: float) -> np.ndarray:
     graph = csr_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=size)
     column_of_row = maximum_bipartite_matching(graph, perm_type="column")
     return candidates[column_of_row[rows] == columns]
-
-
-@njit(cache=True, nogil=True)
-def _slot(keys: np.ndarray, counts: np.ndarray, one: np.uint64, other: np.uint64) -> int:
-    """Return where the pair is in a hash table of power-of-two size, or where it would go."""
-    mixed = one * np.uint64(0x9E3779B97F4A7C15) ^ other * np.uint64(0xC2B2AE3D27D4EB4F)
-    mixed ^= mixed >> np.uint64(32)
-    mixed *= np.uint64(0xD6E8FEB86659FD93)
-    mixed ^= mixed >> np.uint64(32)
-    mask = np.uint64(len(counts) - 1)
-    place = mixed & mask
-    while counts[place] > 0 and (keys[place, 0] != one or keys[place, 1] != other):
-        place = (place + np.uint64(1)) & mask
-    return place
-
-
-@njit(cache=True, nogil=True)
-def _count_runs(
-    true: np.ndarray, predicted: np.ndarray, keys: np.ndarray, counts: np.ndarray, filled: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Add the runs of equal pairs to a hash table, which grows when half full."""
-    position = 0
-    while position < len(true):
-        one, other = true[position], predicted[position]
-        start = position
-        while position < len(true) and true[position] == one and predicted[position] == other:
-            position += 1
-        if one == 0 and other == 0:
-            continue
-        place = _slot(keys, counts, one, other)
-        if counts[place] == 0:
-            keys[place, 0] = one
-            keys[place, 1] = other
-            filled += 1
-        counts[place] += position - start
-        if 2 * filled > len(counts):
-            more_keys = np.zeros((2 * len(counts), 2), dtype=np.uint64)
-            more_counts = np.zeros(2 * len(counts), dtype=np.int64)
-            for old in np.flatnonzero(counts):
-                place = _slot(more_keys, more_counts, keys[old, 0], keys[old, 1])
-                more_keys[place] = keys[old]
-                more_counts[place] = counts[old]
-            keys, counts = more_keys, more_counts
-    return keys, counts, filled

@@ -56,13 +56,9 @@ def create_image(
 ) -> zarr.Group:
     """Create a store with the arrays of all levels, without pixels; return its group."""
     group = zarr.create_group(str(path), zarr_format=3, overwrite=False)
-    factors = level_factors(shape, axes, pixel_um)
-    _create_levels(group, shape, axes, np.dtype(dtype), factors, _image_codec(np.dtype(dtype)))
-    group.attrs["ome"] = {
-        "version": VERSION,
-        "multiscales": [_multiscale(name, axes, pixel_um, factors, "mean of 2 x 2 (x 2) pixels")],
-    }
-    group.attrs["iaunet"] = dict(attrs)
+    codec = _image_codec(np.dtype(dtype))
+    how = "mean of 2 x 2 (x 2) pixels"
+    _fill_group(group, shape, axes, dtype, pixel_um, name, codec, how, {}, attrs)
     return group
 
 
@@ -190,7 +186,7 @@ def add_labels(
     names = [*labels.attrs.asdict().get("ome", {}).get("labels", []), name]
     group = labels.create_group(name)
     source = {"source": {"image": "../../"}}
-    array = _create_labels(group, meta.shape, meta.axes, dtype, meta.pixel_um, name, source, attrs)
+    array = _fill_labels(group, meta.shape, meta.axes, dtype, meta.pixel_um, name, source, attrs)
     labels.attrs["ome"] = {"version": VERSION, "labels": names}
     return array
 
@@ -205,10 +201,10 @@ def create_labels(
 ) -> zarr.Array:
     """Create a store that holds labels and no image, empty; return its level 0."""
     group = zarr.create_group(str(path), zarr_format=3, overwrite=False)
-    return _create_labels(group, shape, axes, dtype, pixel_um, "labels", {}, attrs)
+    return _fill_labels(group, shape, axes, dtype, pixel_um, "labels", {}, attrs)
 
 
-def _create_labels(
+def _fill_labels(
     group: zarr.Group,
     shape: Sequence[int],
     axes: Sequence[str],
@@ -218,16 +214,32 @@ def _create_labels(
     source: Mapping[str, object],
     attrs: Mapping[str, object] | None,
 ) -> zarr.Array:
-    factors = level_factors(shape, axes, pixel_um)
-    _create_levels(group, shape, axes, np.dtype(dtype), factors, ZstdCodec(level=1))
-    group.attrs["ome"] = {
-        "version": VERSION,
-        "multiscales": [_multiscale(name, axes, pixel_um, factors, "every second voxel")],
-        "image-label": {"version": VERSION, **source},
-    }
-    if attrs:
-        group.attrs["iaunet"] = dict(attrs)
+    label = {"image-label": {"version": VERSION, **source}}
+    codec = ZstdCodec(level=1)
+    how = "every second voxel"
+    _fill_group(group, shape, axes, dtype, pixel_um, name, codec, how, label, attrs)
     return group["0"]
+
+
+def _fill_group(
+    group: zarr.Group,
+    shape: Sequence[int],
+    axes: Sequence[str],
+    dtype: np.dtype | type,
+    pixel_um: Sequence[float] | None,
+    name: str,
+    codec: BloscCodec | ZstdCodec,
+    how: str,
+    more: Mapping[str, object],
+    attrs: Mapping[str, object] | None,
+) -> None:
+    """Give a group the arrays of all levels, empty, and its metadata."""
+    factors = level_factors(shape, axes, pixel_um)
+    _create_levels(group, shape, axes, np.dtype(dtype), factors, codec)
+    multiscales = [_multiscale(name, axes, pixel_um, factors, how)]
+    group.attrs["ome"] = {"version": VERSION, "multiscales": multiscales, **more}
+    if attrs is not None:
+        group.attrs["iaunet"] = dict(attrs)
 
 
 def link_image(source_store: Path, target_store: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numba import njit
 
-from iaunet.grid import Box, box_shape, intersection, shift
+from iaunet.grid import Box, box_shape, intersection, shift, volume
 from iaunet.layout import DEPTH_BITS, FAR_PX, Layout
 from iaunet.matching import Nodes, Read
 
@@ -43,7 +43,7 @@ def paint(
     painter = _Painter(layout, read, nodes, group, role)
     n_empty = 0
     for cell, tiles in _cells(box, layout, np.arange(len(layout))):
-        target = _deep(out[shift(cell, [side.start for side in box])])
+        target = volume(out[shift(cell, [side.start for side in box])])
         n_empty += painter.draw(cell, tiles, target)
     return out, n_empty
 
@@ -65,7 +65,7 @@ class _Painter:
             out[:] = 0
             return out.size
         parts = [intersection(self.layout.window(tile), cell) for tile in tiles]
-        labels = [_deep(self.read(tile, part)) for tile, part in zip(tiles, parts, strict=True)]
+        labels = [volume(self.read(tile, part)) for tile, part in zip(tiles, parts, strict=True)]
         tables = [self.table(tile) for tile in tiles]
         everywhere = all(part == cell for part in parts)
         dense = [table.dense for table in tables if table.dense is not None]
@@ -82,7 +82,7 @@ class _Painter:
             drawn[:] = 0
         for table, some, part, drawing in zip(tables, labels, parts, drawn, strict=True):
             inside = shift(part, [side.start for side in cell])
-            table.look_up(some, _deep(drawing.reshape(box_shape(cell))[inside]))
+            table.look_up(some, volume(drawing.reshape(box_shape(cell))[inside]))
         return _resolve(drawn, *along, everywhere, out)
 
     def table(self, tile: int) -> "_Table":
@@ -150,24 +150,11 @@ def _cells(box: Box, layout: Layout, tiles: np.ndarray) -> Iterator[tuple[Box, l
         yield from _cells((*box[:axis], side, *box[axis + 1 :]), layout, tiles)
 
 
-def _deep(array: np.ndarray) -> np.ndarray:
-    """Return the array with three axes."""
-    return array.reshape((1,) * (3 - array.ndim) + array.shape)
-
-
 def _depths(layout: Layout, tile: int, box: Box) -> list[np.ndarray]:
     """Return the depth of the voxels of a box in a tile, along each of three axes; outside -1."""
-    low, high = layout.cutting(tile)
     found = [np.full(1, FAR_PX, dtype=np.int32)] * (3 - len(box))
     for axis, side in enumerate(box):
-        at = np.arange(side.start, side.stop)
-        below, above = at - layout.starts[tile, axis], layout.stops[tile, axis] - 1 - at
-        depth = np.full(len(at), FAR_PX)
-        if low[axis]:
-            depth = np.minimum(depth, below)
-        if high[axis]:
-            depth = np.minimum(depth, above)
-        depth[(below < 0) | (above < 0)] = -1
+        depth = layout.depth_along(tile, axis, np.arange(side.start, side.stop))
         found.append(depth.astype(np.int32))
     return found
 
@@ -280,7 +267,7 @@ class Numbers:
     def add(self, painted: np.ndarray, box: Box) -> None:
         """Take in a painted box; all boxes together are the image, each once."""
         start = (0,) * (3 - len(box)) + tuple(side.start for side in box)
-        _tally(_deep(painted), start, self.shape, self.first)
+        _tally(volume(painted), start, self.shape, self.first)
 
     def of_groups(self) -> np.ndarray:
         """Return the number of each painted value, uint32; 0 for those without a voxel."""

@@ -3,7 +3,11 @@
 import numpy as np
 from numba import njit
 
+from iaunet.grid import volume
+
 FIRST_CAPACITY = 1 << 10
+NOWHERE = np.zeros((3, 2), dtype=np.int64)
+"""Bounds of an empty box."""
 
 
 def count(
@@ -31,16 +35,19 @@ def count(
     """
     if one.shape != other.shape:
         raise ValueError(f"labels differ in shape: {one.shape} and {other.shape}")
-    deep = (1,) * (3 - one.ndim) + one.shape
     box = (slice(0, 1),) * (3 - one.ndim) + (
         tuple(slice(0, length) for length in one.shape) if inner is None else inner
     )
-    keys = np.zeros((FIRST_CAPACITY, 2), dtype=np.uint64)
-    counts = np.zeros((FIRST_CAPACITY, 2), dtype=np.int64)
     bounds = np.array([(side.start, side.stop) for side in box])
-    keys, counts = _count(one.reshape(deep), other.reshape(deep), bounds, keys, counts)
-    filled = counts[:, 0] > 0
-    return keys[filled], counts[filled]
+    keys, counts, _ = add(volume(one), volume(other), bounds, *table())
+    occupied = counts[:, 0] > 0
+    return keys[occupied], counts[occupied]
+
+
+def table() -> tuple[np.ndarray, np.ndarray, int]:
+    """Return an empty hash table: keys, counts, how many rows are filled."""
+    keys = np.zeros((FIRST_CAPACITY, 2), dtype=np.uint64)
+    return keys, np.zeros((FIRST_CAPACITY, 2), dtype=np.int64), 0
 
 
 def touching(labels: np.ndarray) -> np.ndarray:
@@ -51,10 +58,7 @@ def touching(labels: np.ndarray) -> np.ndarray:
     >>> touching(np.array([[4, 4, 0], [2, 0, 7]], np.uint8)).tolist()
     [[2, 4]]
     """
-    keys = np.zeros((FIRST_CAPACITY, 2), dtype=np.uint64)
-    counts = np.zeros((FIRST_CAPACITY, 2), dtype=np.int64)
-    deep = labels.reshape((1,) * (3 - labels.ndim) + labels.shape)
-    keys, counts = _touching(deep, keys, counts)
+    keys, counts = _touching(volume(labels), *table())
     return keys[counts[:, 0] > 0]
 
 
@@ -73,9 +77,15 @@ def _place(keys, counts, one, other):
 
 
 @njit(cache=True, nogil=True)
-def _count(one, other, bounds, keys, counts):
-    """Count the runs of equal pairs in a hash table, which grows when half full."""
-    filled = 0
+def add(one, other, bounds, keys, counts, filled):
+    """Add the runs of equal pairs to a hash table, which grows when half full.
+
+    Parameters
+    ----------
+    one, other : unsigned integer arrays of three axes
+    bounds : (3, 2) int64, the box that is counted besides
+    keys, counts, filled : of `table` or an earlier call; the result takes their place
+    """
     length = one.shape[2]
     low, high = bounds[2]
     for z in range(one.shape[0]):
@@ -100,7 +110,7 @@ def _count(one, other, bounds, keys, counts):
                     counts[place, 1] += max(0, min(x, high) - max(start, low))
                 if 2 * filled > len(counts):
                     keys, counts = _grown(keys, counts)
-    return keys, counts
+    return keys, counts, filled
 
 
 @njit(cache=True, nogil=True)
@@ -116,8 +126,7 @@ def _grown(keys, counts):
 
 
 @njit(cache=True, nogil=True)
-def _touching(labels, keys, counts):
-    filled = 0
+def _touching(labels, keys, counts, filled):
     last = np.zeros((3, 2), dtype=labels.dtype)
     depth, height, length = labels.shape
     for z in range(depth):

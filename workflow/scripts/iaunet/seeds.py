@@ -8,7 +8,8 @@ import numpy as np
 
 from iaunet import fixedpoint, grid, kernels
 from iaunet.bounds import UNIT, WEIGHT, Bounds, check, cost, radii
-from iaunet.kernels import three, volume
+from iaunet.grid import volume
+from iaunet.kernels import three
 from iaunet.settings import Settings
 
 Read = Callable[[str, grid.Box], np.ndarray]
