@@ -40,28 +40,9 @@ def test_extents_equal_a_loop_over_voxels(rng, shape, dtype):
     assert rows_of(labels.extents(array, (0,) * len(shape))) == extents_by_loops(array)
 
 
-def test_extents_of_blocks_add_up_to_those_of_the_image(rng):
-    array = rng.integers(0, 9, size=(9, 14, 11)) ** 9
-    blocks = [
-        labels.extents(array[z : z + 4, :, x : x + 3], (z, 0, x))
-        for z in range(0, 9, 4)
-        for x in range(0, 11, 3)
-    ]
-    merged = labels.merge_extents(blocks, 3)
-    assert rows_of(merged) == extents_by_loops(array)
-    box = merged.boxes()[0]
-    assert (array[box] == merged.ids[0]).sum() == merged.areas[0]
-
-
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 4)])
 def test_an_array_without_objects_has_no_extents(shape):
     origin = (0,) * len(shape)
     nothing = labels.extents(np.zeros(shape, np.uint32), origin)
-    for found in (
-        nothing,
-        labels.merge_extents([], len(shape)),
-        labels.merge_extents([nothing], 2),
-    ):
-        assert len(found.ids) == 0
-        assert found.boxes() == []
+    assert len(nothing.ids) == 0
     assert nothing.starts.shape == (0, len(shape))

@@ -24,6 +24,8 @@ log = logging.getLogger("measure")
 
 MEASURED = ("image", "channel", "pixel_um", "source", "model", "core", "n_tiles", "n_batches")
 VISIBLE = "outlines run along tile faces more often than elsewhere: tiles can be seen in the result"
+BLOCK_PX = {2: (2048, 2048), 3: (64, 512, 512)}
+"""Whole shards; deep enough in 3D that few objects are longer, which are read one by one."""
 IDENTITIES = ("label", "confidence", "crosses_seam", "n_tiles", "verdict")
 
 
@@ -126,7 +128,7 @@ def measure(store: Path, tiles: dict, identities: tables.Table) -> tables.Table:
     found = features.measure_objects(
         labels,
         image,
-        block_px=labels.shards or labels.chunks,
+        block_px=BLOCK_PX[labels.ndim],
         pixel_um=tiles["pixel_um"],
         channel=tiles["channel"],
     )
@@ -242,9 +244,9 @@ def warnings(
         found.append("pixel size unknown: no values in micrometres")
     if len(objects) == 0:
         found.append("no objects")
-    no_shape = int(objects["axis_major_px"].isna().sum())
-    if no_shape:
-        found.append(f"{no_shape} objects are too large to measure their shape")
+    n_large = features.n_too_large(objects)
+    if n_large:
+        found.append(f"{n_large} objects are too large for {features.NOT_OF_LARGE}")
     if overlap is not None and len(overlap.true_ids) == 1 and len(objects) > 1:
         found.append("the reference has one object only: is it a mask instead of labels?")
     return found

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import glob
 import json
 import logging
@@ -220,6 +221,7 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
     )
+    gc.freeze()  # what was imported stays: the many small objects of zarr are collected faster
     try:
         main()
     except InputError as error:

@@ -1,48 +1,30 @@
 """Label image and intensity image -> one row of values per object, in bounded memory.
 
-Values are those of ``skimage.measure.regionprops`` on the whole arrays: it is called on the
-bounding box of each object, which is all that it looks at.
+Values are those of ``skimage.measure.regionprops`` on the whole arrays. Each object is measured
+in its own bounding box, however the image is cut in blocks.
 """
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from numba import njit
-from scipy.spatial import ConvexHull, QhullError
-from skimage.measure import regionprops
-from skimage.measure._regionprops import RegionProperties
 
-from iaunet import grid
-from iaunet.labels import Extents, extents, merge_extents
+from iaunet import grid, hulls, shapes
+from iaunet.grid import volume
+from iaunet.labels import extents
 
 log = logging.getLogger("iaunet.features")
 
-# A box above this size, which only a mistaken object has, would take gigabytes to measure.
 LARGEST_BOX_PX = 1 << 24
+"""Of an object with a larger box only what can be summed block by block is measured."""
+NOT_OF_LARGE = "perimeter and solidity"
 
-INTENSITY = {
-    "mean": "intensity_mean",
-    "std": "intensity_std",
-    "min": "intensity_min",
-    "max": "intensity_max",
-}
+INTENSITY = ("mean", "std", "min", "max")
 SHAPE_2D = ("perimeter_px", "eccentricity")
 SHAPE_PX = ("equivalent_diameter_px", "axis_major_px", "axis_minor_px", "extent", "solidity")
 SHAPE_UM = ("equivalent_diameter_um", "axis_major_um", "axis_minor_um")
-PROPERTY = {
-    "perimeter_px": "perimeter",
-    "eccentricity": "eccentricity",
-    "equivalent_diameter_px": "equivalent_diameter_area",
-    "axis_major_px": "axis_major_length",
-    "axis_minor_px": "axis_minor_length",
-    "extent": "extent",
-    "equivalent_diameter_um": "equivalent_diameter_area",
-    "axis_major_um": "axis_major_length",
-    "axis_minor_um": "axis_minor_length",
-}
 
 
 class Readable(Protocol):
@@ -104,8 +86,10 @@ def measure_objects(
 ) -> dict[str, np.ndarray]:
     """Measure every object of a label image.
 
-    Memory depends on the block and the number of objects, not on the size of the image. An
-    object whose bounding box has more than `LARGEST_BOX_PX` voxels gets no shape (NaN).
+    Each block is read once, and what can be added up is added up over the blocks. Perimeter and
+    solidity of an object that lies in several blocks are those of its own crop, read once more;
+    one whose bounding box has more than `LARGEST_BOX_PX` voxels gets none (NaN). Memory depends
+    on the block and the number of objects, not on the size of the image.
 
     Parameters
     ----------
@@ -128,184 +112,192 @@ def measure_objects(
     if tuple(labels.shape) != tuple(image.shape):
         raise ValueError(f"labels have the shape {labels.shape}, the image {image.shape}")
     shape = tuple(labels.shape)
-    ndim = len(shape)
-    spacing = np.full(ndim, np.nan) if pixel_um is None else np.array(pixel_um, dtype=float)
-    found = merge_extents(
-        (
-            extents(np.asarray(labels[tile.core]), grid.origin(tile.core))
-            for tile in grid.tiles(shape, block_px)
-        ),
-        ndim,
-    )
-    types = object_columns(ndim, channel, image.dtype)
-    table = _placed(found, shape, spacing, types)
-    intensity = [name for name in types if "_intensity_" in name]
-    shapes = [name for name in PROPERTY if name in types]
-    for name in (*intensity, *shapes, "solidity"):
-        missing = np.nan if types[name] == "float64" else 0
-        table[name] = np.full(len(found.ids), missing, dtype=types[name])
-    for k, props, props_um in _regions(labels, image, found, block_px, spacing):
-        table["solidity"][k] = _solidity(props)
-        for name, source in zip(intensity, INTENSITY.values(), strict=True):
-            table[name][k] = props[source]
-        for name in shapes:
-            source = props_um if name.endswith("_um") else props
-            if source is not None:
-                table[name][k] = source[PROPERTY[name]]
-    if len(set(spacing.tolist())) == 1:
-        for name in SHAPE_UM:
-            table[name] = table[name.removesuffix("um") + "px"] * spacing[0]
-    for k in _oversized(found):
-        log.warning(
-            "object %d: its bounding box of %s px is too large to measure its shape",
-            found.ids[k],
-            " x ".join(str(side) for side in found.stops[k] - found.starts[k]),
+    spacing = np.full(len(shape), np.nan) if pixel_um is None else np.array(pixel_um, dtype=float)
+    types = object_columns(len(shape), channel, image.dtype)
+    pieces = [
+        _pieces(labels[tile.core], image[tile.core], tile.core, shape)
+        for tile in grid.tiles(shape, block_px)
+    ]
+    found = _joined({name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]})
+    sides = found["stop"] - found["start"]
+    large = sides.prod(axis=1) > LARGEST_BOX_PX
+    for k in np.flatnonzero(large):
+        size = " x ".join(str(side) for side in sides[k])
+        name = found["id"][k]
+        log.warning("object %d: its box of %s px is too large for %s", name, size, NOT_OF_LARGE)
+    for window, members in _windows(found, np.flatnonzero(~found["whole"] & ~large), block_px):
+        origin = grid.origin(window)
+        where = (
+            found["id"][members],
+            found["start"][members] - origin,
+            found["stop"][members] - origin,
         )
-        values = _streamed_intensity(labels, image, found, k, block_px)
-        for name, value in zip(intensity, values, strict=True):
-            table[name][k] = value
+        found["perimeter"][members], found["hull"][members] = _outlined(labels[window], *where)
+    intensity = [name for name in types if "_intensity_" in name]
+    brightness = found["mean"], found["std"], found["low"], found["high"]
+    return {
+        **_placed(found, shape, spacing, types),
+        **_shaped(found, spacing),
+        **dict(zip(intensity, brightness, strict=True)),
+    }
+
+
+def _pieces(
+    labels: np.ndarray, image: np.ndarray, block: grid.Box, shape: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Return what a block shows of each object in it, one row per object.
+
+    Sums of coordinates are counted from the start of the piece.
+    """
+    labels, image = np.asarray(labels), np.asarray(image)
+    found = extents(labels, (0,) * labels.ndim)
+    where = found.ids, found.starts, found.stops
+    boxes = _three(labels, *where)
+    total, squares, ends = shapes.brightness(boxes[0], volume(image), *boxes[1:], found.areas)
+    inner = np.array(
+        [(side.start > 0, side.stop < n) for side, n in zip(block, shape, strict=True)]
+    )
+    at_face = np.stack([found.starts == 0, found.stops == np.array(labels.shape)], axis=2)
+    whole = ~(at_face & inner).any(axis=(1, 2))
+    perimeter, hull = np.full((2, len(whole)), np.nan)
+    perimeter[whole], hull[whole] = _outlined(labels, *(part[whole] for part in where))
+    origin = np.array(grid.origin(block))
+    return {
+        "id": found.ids,
+        "start": found.starts + origin,
+        "stop": found.stops + origin,
+        "sums": shapes.coordinate_sums(*boxes).astype(float),
+        "total": total,
+        "squares": squares,
+        "low": ends[:, 0],
+        "high": ends[:, 1],
+        "whole": whole,
+        "perimeter": perimeter,
+        "hull": hull,
+    }
+
+
+def _joined(pieces: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return one row per object from one row per piece, by ascending id."""
+    order = np.argsort(pieces["id"], kind="stable")
+    pieces = {name: values[order] for name, values in pieces.items()}
+    ids, first, of_object, n_pieces = np.unique(
+        pieces["id"], return_index=True, return_inverse=True, return_counts=True
+    )
+
+    def merged(how: np.ufunc, values: np.ndarray) -> np.ndarray:
+        return how.reduceat(values, first, axis=0) if len(first) else values
+
+    start, stop = merged(np.minimum, pieces["start"]), merged(np.maximum, pieces["stop"])
+    sums = merged(np.add, shapes.moved(pieces["sums"], pieces["start"] - start[of_object]))
+    mean = merged(np.add, pieces["total"]) / sums[:, 0]
+    # Chan et al. 1983: squares of the parts about their means give those of the whole.
+    size = pieces["sums"][:, 0]
+    apart = size * (pieces["total"] / size - mean[of_object]) ** 2
+    squares = merged(np.add, pieces["squares"] + np.where(n_pieces[of_object] > 1, apart, 0))
+    return {
+        "id": ids,
+        "area": np.rint(sums[:, 0]).astype(np.int64),
+        "start": start,
+        "stop": stop,
+        "sums": sums,
+        "mean": mean,
+        "std": np.sqrt(squares / sums[:, 0]),
+        "low": merged(np.minimum, pieces["low"]),
+        "high": merged(np.maximum, pieces["high"]),
+        "whole": pieces["whole"][first] & (n_pieces == 1),
+        "perimeter": pieces["perimeter"][first],
+        "hull": pieces["hull"][first],
+    }
+
+
+def _shaped(found: Mapping[str, np.ndarray], spacing: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns of shape."""
+    ndim, known = len(spacing), np.isfinite(spacing).all()
+    area, hull = found["area"], found["hull"]
+    covariance = shapes.covariance(found["sums"], ndim)
+    solid = np.divide(area, hull, out=np.full(len(area), np.nan), where=hull > 0)
+    table = {"solidity": solid, "extent": area / (found["stop"] - found["start"]).prod(axis=1)}
+    for unit, scale in (("px", np.ones(ndim)), ("um", spacing)):
+        diameter = shapes.equivalent_diameter(area * scale.prod(), ndim)
+        major = minor = np.full(len(area), np.nan)
+        if unit == "px" or known:
+            major, minor = shapes.axis_lengths(covariance * np.outer(scale, scale))
+        table[f"equivalent_diameter_{unit}"] = diameter
+        table[f"axis_major_{unit}"], table[f"axis_minor_{unit}"] = major, minor
+    if ndim == 2:
+        table["eccentricity"] = shapes.eccentricity(table["axis_major_px"], table["axis_minor_px"])
+        table["perimeter_px"] = found["perimeter"]
     return table
 
 
 def _placed(
-    found: Extents, shape: Sequence[int], spacing: np.ndarray, types: dict[str, str]
+    found: Mapping[str, np.ndarray],
+    shape: Sequence[int],
+    spacing: np.ndarray,
+    types: Mapping[str, str],
 ) -> dict[str, np.ndarray]:
-    """Return the columns that follow from extents: centroid, size, box, border."""
-    centroid = found.sums / found.areas[:, None]
-    table = {"label": found.ids}
+    """Return the columns of name, place, size, box and border."""
+    start, stop = found["start"], found["stop"]
+    centroid = start + found["sums"][:, 4 - len(shape) : 4] / found["sums"][:, :1]
+    table = {"label": found["id"]}
     for k, axis in enumerate("zyx"[-len(shape) :]):
         table[f"{axis}_px"] = centroid[:, k]
         table[f"{axis}_um"] = centroid[:, k] * spacing[k]
-        table[f"bbox_{axis}_min"] = found.starts[:, k]
-        table[f"bbox_{axis}_max"] = found.stops[:, k]
+        table[f"bbox_{axis}_min"] = start[:, k]
+        table[f"bbox_{axis}_max"] = stop[:, k]
     in_px, in_um = (name for name in types if name.startswith(("area_", "volume_")))
-    table[in_px] = found.areas
-    table[in_um] = found.areas * spacing.prod()
-    table["touches_border"] = ((found.starts == 0) | (found.stops == np.array(shape))).any(axis=1)
+    table[in_px] = found["area"]
+    table[in_um] = found["area"] * spacing.prod()
+    table["touches_border"] = ((start == 0) | (stop == np.array(shape))).any(axis=1)
     return table
 
 
-def _oversized(found: Extents) -> np.ndarray:
-    return np.flatnonzero((found.stops - found.starts).prod(axis=1) > LARGEST_BOX_PX)
+def n_too_large(table: Mapping[str, np.ndarray]) -> int:
+    """Return how many objects of a table are too large for `NOT_OF_LARGE`."""
+    axes = [name[5] for name in table if name.startswith("bbox_") and name.endswith("_min")]
+    sides = (np.asarray(table[f"bbox_{a}_max"]) - table[f"bbox_{a}_min"] for a in axes)
+    return int((math.prod(sides) > LARGEST_BOX_PX).sum())
 
 
 def _windows(
-    found: Extents, shape: Sequence[int], block_px: Sequence[int]
+    found: Mapping[str, np.ndarray], some: np.ndarray, block_px: Sequence[int]
 ) -> Iterator[tuple[grid.Box, np.ndarray]]:
-    """Yield boxes to read and the objects inside, at most two blocks long or one object."""
-    sides = found.stops - found.starts
-    small = (sides <= np.array(block_px)).all(axis=1)
-    for k in np.setdiff1d(np.flatnonzero(~small), _oversized(found)):
-        yield tuple(map(slice, found.starts[k].tolist(), found.stops[k].tolist())), np.array([k])
-    small = np.flatnonzero(small)
-    place = tuple((found.starts[small] // np.array(block_px)).T)
-    block = np.ravel_multi_index(place, grid.grid_shape(shape, block_px)) if len(small) else small
-    order = np.argsort(block, kind="stable")
-    first = np.flatnonzero(np.diff(block[order])) + 1
-    for members in np.split(small[order], first):
+    """Yield boxes to read and which of some objects are inside.
+
+    Objects that cross the same faces of a block are read together: a strip along the face. Those
+    longer than a block are read alone.
+    """
+    first, last = found["start"][some] // block_px, (found["stop"][some] - 1) // block_px
+    alone = ((found["stop"] - found["start"])[some] > block_px).any(axis=1)
+    key = np.column_stack([first, last > first, np.where(alone, some, -1)])
+    _, group = np.unique(key, axis=0, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    for members in np.split(some[order], np.flatnonzero(np.diff(group[order])) + 1):
         if len(members):
-            start, stop = found.starts[members].min(axis=0), found.stops[members].max(axis=0)
+            start, stop = found["start"][members].min(axis=0), found["stop"][members].max(axis=0)
             yield tuple(map(slice, start.tolist(), stop.tolist())), members
 
 
-def _regions(
-    labels: Readable,
-    image: Readable,
-    found: Extents,
-    block_px: Sequence[int],
-    spacing: np.ndarray,
-) -> Iterator[tuple[int, RegionProperties, RegionProperties | None]]:
-    """Yield position, properties in pixels and, of anisotropic pixels, those in micrometres."""
-    boxes = found.boxes()
-    for window, members in _windows(found, labels.shape, block_px):
-        some_labels, some_image = np.asarray(labels[window]), np.asarray(image[window])
-        for k in members:
-            box = grid.shift(boxes[k], grid.origin(window))
-            region = (some_labels[box] == found.ids[k]).astype(np.uint8)
-            (props,) = regionprops(region, some_image[box])
-            props_um = None
-            if len(set(spacing.tolist())) > 1 and np.isfinite(spacing).all():
-                (props_um,) = regionprops(region, spacing=tuple(spacing.tolist()))
-            yield k, props, props_um
+def _three(
+    labels: np.ndarray, ids: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Return labels, their ids and their boxes with three axes, as `shapes` takes them."""
+    lead = np.zeros((len(ids), 3 - labels.ndim), dtype=np.int64)
+    starts, stops = np.column_stack([lead, starts]), np.column_stack([lead + 1, stops])
+    return volume(labels), ids.astype(labels.dtype), starts, stops
 
 
-def _solidity(props: RegionProperties) -> float:
-    hull = hull_size_px(props.image)
-    return props.area / hull if hull else math.nan
-
-
-def hull_size_px(mask: np.ndarray) -> int:
-    """Return the number of voxels in the convex hull of a mask; 0 when a 3D hull is flat.
-
-    The voxels that ``skimage.morphology.convex_hull_image`` finds, several times as fast: it
-    tests each voxel against each facet, where one interval per row tells the same.
-    """
-    corners = _row_ends(mask)
-    if mask.ndim == 3:
-        try:
-            hull = ConvexHull(corners)
-        except QhullError:
-            return 0
-        corners = hull.points[hull.vertices]
-    # A voxel is the centres of its faces, as in skimage; in halves, to name each place once,
-    # since repeated points can trouble qhull.
-    faces = np.concatenate([np.eye(mask.ndim, dtype=int), -np.eye(mask.ndim, dtype=int)]) + 1
-    halves = (2 * corners.astype(int)[:, None] + faces).reshape(-1, mask.ndim)
-    box = tuple(2 * length + 1 for length in mask.shape)
-    places = np.unravel_index(np.unique(np.ravel_multi_index(tuple(halves.T), box)), box)
-    planes = ConvexHull((np.stack(places, axis=1) - 1) / 2).equations
-    if mask.ndim == 2:
-        planes = np.insert(planes, 0, 0, axis=1)
-    return _count_inside(planes, mask.shape if mask.ndim == 3 else (1, *mask.shape))
-
-
-def _row_ends(mask: np.ndarray) -> np.ndarray:
-    """Return the first and last voxel of each row, which span the same hull as all voxels."""
-    rows = mask.any(axis=-1)
-    place = np.argwhere(rows)
-    first = mask.argmax(axis=-1)[rows]
-    last = mask.shape[-1] - 1 - mask[..., ::-1].argmax(axis=-1)[rows]
-    return np.concatenate([np.column_stack([place, side]) for side in (first, last)])
-
-
-@njit(cache=True, nogil=True)
-def _count_inside(planes: np.ndarray, shape: tuple[int, int, int]) -> int:
-    """Count the lattice points of a box that lie below all planes, with skimage's tolerance."""
-    count = 0
-    for z in range(shape[0]):
-        for y in range(shape[1]):
-            low, high = 0, shape[2] - 1
-            for k in range(len(planes)):
-                slope = planes[k, 2]
-                room = 1e-10 - (planes[k, 0] * z + planes[k, 1] * y + planes[k, 3])
-                if abs(slope) < 1e-12:
-                    if room <= 0:
-                        high = -1
-                elif slope > 0:
-                    high = min(high, math.ceil(min(room / slope, shape[2])) - 1)
-                else:
-                    low = max(low, math.floor(max(room / slope, -1)) + 1)
-                if low > high:
-                    break
-            count += max(0, high - low + 1)
-    return count
-
-
-def _streamed_intensity(
-    labels: Readable, image: Readable, found: Extents, k: int, block_px: Sequence[int]
-) -> tuple[float, float, float, float]:
-    """Return mean, standard deviation, minimum and maximum of one object, block by block."""
-    box = found.boxes()[k]
-    n, mean, squares, low, high = 0, 0.0, 0.0, math.inf, -math.inf
-    for index in grid.tiles_meeting(labels.shape, block_px, box):
-        core = grid.tile(labels.shape, block_px, index).core
-        values = np.asarray(image[core])[np.asarray(labels[core]) == found.ids[k]]
-        if len(values):
-            # Chan et al. 1983: moments of two parts give those of their union.
-            step = values.mean(dtype=float) - mean
-            squares += values.var(dtype=float) * len(values)
-            squares += step**2 * n * len(values) / (n + len(values))
-            n += len(values)
-            mean += step * len(values) / n
-            low, high = min(low, values.min()), max(high, values.max())
-    return mean, math.sqrt(squares / n), low, high
+def _outlined(
+    labels: np.ndarray, ids: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return perimeters (NaN in 3D) and voxels of the convex hulls of objects in these labels."""
+    three = _three(labels, ids, starts, stops)
+    if labels.ndim == 2:
+        counts, hull = shapes.outlines(*three)
+        return shapes.perimeter(counts), hull
+    sizes = [
+        hulls.hull_size_px(labels[tuple(map(slice, start, stop))] == name)
+        for name, start, stop in zip(*three[1:], strict=True)
+    ]
+    return np.full(len(ids), np.nan), np.array(sizes, dtype=float)

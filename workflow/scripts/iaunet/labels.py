@@ -1,6 +1,6 @@
 """Integer label arrays: which objects are there, how large, where."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +29,6 @@ class Extents:
     starts: np.ndarray
     stops: np.ndarray
     sums: np.ndarray
-
-    def boxes(self) -> list[tuple[slice, ...]]:
-        """Return one box per object."""
-        return [
-            tuple(slice(*side) for side in zip(start, stop, strict=True))
-            for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True)
-        ]
 
 
 def extents(labels: np.ndarray, origin: Sequence[int]) -> Extents:
@@ -78,21 +71,6 @@ def ids_of(labels: np.ndarray) -> np.ndarray:
     return np.flatnonzero(seen)
 
 
-def merge_extents(parts: Iterable[Extents], ndim: int) -> Extents:
-    """Return the extents of an image from those of blocks that partition it."""
-    parts = list(parts)
-    if not parts:
-        nothing = np.zeros((0, ndim), dtype=np.int64)
-        return Extents(np.zeros(0, np.uint64), np.zeros(0, np.int64), nothing, nothing, nothing)
-    return _grouped(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("ids", "areas", "starts", "stops", "sums")
-        ),
-        ndim,
-    )
-
-
 def _grouped(
     ids: np.ndarray,
     areas: np.ndarray,
@@ -103,7 +81,8 @@ def _grouped(
 ) -> Extents:
     """Join the rows of the same id."""
     if len(ids) == 0:
-        return merge_extents([], ndim)
+        nothing = np.zeros((0, ndim), dtype=np.int64)
+        return Extents(np.zeros(0, np.uint64), np.zeros(0, np.int64), nothing, nothing, nothing)
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
     first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
