@@ -52,6 +52,27 @@ def _is_maximum(score, z, y, x, window):
 
 
 @njit(cache=True, nogil=True)
+def box_sum(score):
+    """Return the sum over the 3-wide box around each voxel, 0 outside, uint32."""
+    depth, height, length = score.shape
+    result = np.empty(score.shape, dtype=np.uint32)
+    padded = np.empty(length + 2, dtype=np.uint32)
+    row = padded[1:-1]
+    for z in range(depth):
+        for y in range(height):
+            padded[:] = 0
+            for k in range(max(z - 1, 0), min(z + 2, depth)):
+                for j in range(max(y - 1, 0), min(y + 2, height)):
+                    line = score[k, j]
+                    for x in range(length):
+                        row[x] += line[x]
+            out, before, after = result[z, y], padded[:-2], padded[2:]
+            for x in range(length):
+                out[x] = before[x] + row[x] + after[x]
+    return result
+
+
+@njit(cache=True, nogil=True)
 def find_seeds(score, fg, score_least, fg_least, window, first):
     """Return the voxels of `fg`'s box, whose first voxel is `first` in `score`, that are seeds.
 

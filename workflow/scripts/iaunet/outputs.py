@@ -20,6 +20,8 @@ from zarr.codecs import ZstdCodec
 from iaunet import fixedpoint, grid, tiling
 from iaunet.errors import InputError
 
+zarr.config.set({"threading.max_workers": 1})  # as in `omezarr`
+
 VERSION = 1
 LABELS = "labels"
 INNER_PX = {2: (256, 256), 3: (32, 64, 64)}

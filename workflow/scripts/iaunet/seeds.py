@@ -59,10 +59,10 @@ def seed_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the seed map, smoothed, of a box and a margin, three axes; and its first voxel."""
     read_box = grid.grow(box, margin_px, image_shape)
-    score = np.ascontiguousarray(read("seed", read_box))
+    score = volume(np.ascontiguousarray(read("seed", read_box)))
     for _ in range(settings.smooth):
-        score = _box_sum(score)
-    return volume(score), three(grid.origin(read_box), 0)
+        score = kernels.box_sum(score)
+    return score, three(grid.origin(read_box), 0)
 
 
 def gids(voxel: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
@@ -76,18 +76,6 @@ def gids(voxel: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
 def score_one(settings: Settings) -> int:
     """Return the score of a voxel around which all seed probabilities are 1."""
     return fixedpoint.SCALE["seed"] * 3 ** (len(settings.seed_window) * settings.smooth)
-
-
-def _box_sum(score: np.ndarray) -> np.ndarray:
-    """Return the sum over the 3-wide box around each voxel, 0 outside, uint32."""
-    result = score.astype(np.uint32)
-    for axis in range(result.ndim):
-        line = np.moveaxis(result, axis, 0)
-        total = line.copy()
-        total[1:] += line[:-1]
-        total[:-1] += line[1:]
-        result = np.moveaxis(total, 0, axis)
-    return np.ascontiguousarray(result)
 
 
 def placed(seeds: Seeds, off: np.ndarray, lsig: np.ndarray, box: grid.Box, bounds: Bounds) -> Seeds:
