@@ -148,7 +148,8 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     cut.write_bytes(good[: len(good) // 2])
     table = [{"image": "odd", "path": ODD_NAME}, {"image": "cut", "path": cut.name}]
     write_table(tmp_path / "images.csv", table)
-    config = "images: images.csv\nmodel: ./m.safetensors\nstitching: {verify_windows: 1}\n"
+    stitching = "stitching: {verify_windows: 1, jobs: 2}\n"
+    config = "images: images.csv\nmodel: ./m.safetensors\n" + stitching
     (tmp_path / "config.yaml").write_text(config)
 
     first = snakemake(tmp_path)
@@ -165,7 +166,8 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     assert second.returncode == 0, second.stderr
     started = [line for line in second.stderr.splitlines() if line.startswith("localrule ")]
     names = Counter(line.split()[1].rstrip(":") for line in started)
-    assert names == {**dict.fromkeys(STEPS, 1), "summarize": 1, "all": 1}
+    expected = {**dict.fromkeys(STEPS, 1), "number": 1, "paint": 2, "summarize": 1, "all": 1}
+    assert names == expected
     assert (tmp_path / "results/odd/provenance.json").read_bytes() == provenance
     found = rows(tmp_path / "results/summary.csv")
     assert [row["status"] for row in found.values()] == ["ok", "ok"]

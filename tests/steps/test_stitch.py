@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -9,8 +10,21 @@ from ome_zarr_models.v05 import Image, ImageLabel
 
 import cluster
 import drawn_outputs
+import number
+import paint
 import stitch
-from iaunet import cli, grid, identity, joining, omezarr, outputs, scale, synthetic, tables
+from iaunet import (
+    cli,
+    grid,
+    identity,
+    joining,
+    omezarr,
+    outputs,
+    relabelling,
+    scale,
+    synthetic,
+    tables,
+)
 from iaunet.errors import InputError
 from runs import write_header_model
 
@@ -433,9 +447,84 @@ def test_running_again_gives_the_same_bytes(tmp_path):
     assert files(run.folder / "out") == before
 
 
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Store labels in shards of 32 px, so that small images have many."""
+    monkeypatch.setattr(omezarr, "SHARD_PX", {2: (32, 32), 3: (4, 32, 32)})
+    monkeypatch.setattr(omezarr, "INNER_PX", {2: (16, 16), 3: (4, 16, 16)})
+    monkeypatch.setattr(outputs, "INNER_PX", {2: (16, 16), 3: (4, 16, 16)})
+
+
+def in_parts(run, n_parts):
+    """Write the labels in parts; return the options of stitch.py that take them."""
+    options = run.write()
+    paths = {words[0]: words[1:] for words in split_options(options)}
+    tables_ = [w for name in ("tables", "sightings", "contacts") for w in option(paths, name)]
+    labels = [*option(paths, "tiles"), *option(paths, "labels")]
+    numbers = str(run.folder / "numbers.parquet")
+    number.main([*labels, *tables_, "--output", numbers])
+    painted, counts = [], []
+    for k in range(n_parts):
+        painted.append(str(run.folder / f"part-{k}.zarr"))
+        counts.append(str(run.folder / f"part-{k}.parquet"))
+        words = ["--part", str(k), "--parts", str(n_parts), "--numbers", numbers]
+        paint.main([*labels, *words, "--output", painted[-1], "--counts", counts[-1]])
+    return [*options, "--painted", *painted, "--counts", *counts]
+
+
+def split_options(options):
+    starts = [k for k, word in enumerate(options) if word.startswith("--")]
+    return [options[a:b] for a, b in itertools.pairwise([*starts, len(options)])]
+
+
+def option(paths, name):
+    return [f"--{name}", *paths[f"--{name}"]]
+
+
+@pytest.mark.parametrize("n_parts", [2, 5, 40])
+@pytest.mark.parametrize("shape", [(96, 130), (12, 40, 44)])
+def test_labels_written_in_parts_have_the_same_bytes(tmp_path, small_shards, shape, n_parts):
+    run = Run(tmp_path, drawn(shape), tuple(n // 4 for n in shape), 3)
+    run.stitch()
+    run.path("record").unlink()
+    before = files(run.folder / "out")
+    cli.remove(run.folder / "out")
+    stitch.main(in_parts(run, n_parts))
+    run.path("record").unlink()
+    assert files(run.folder / "out") == before
+
+
+def test_a_number_that_vanishes_on_the_grid_of_the_image_is_given_again(tmp_path, small_shards):
+    run = Run(tmp_path, drawn((96, 130)), (48, 65), 2)
+    resample(run, (8, 10))
+    _, table, _ = run.stitch()
+    before = files(run.folder / "out")
+    assert len(table) < run.labels.max()
+    cli.remove(run.folder / "out")
+    stitch.main(in_parts(run, 3))
+    after = files(run.folder / "out")
+    del before["record.txt"], after["record.txt"]
+    assert after == before
+
+
+def test_a_lost_shard_or_one_of_other_labels_is_an_error(tmp_path, small_shards):
+    run = Run(tmp_path, drawn((96, 130)), (32, 32), 2)
+    options = in_parts(run, 2)
+    shard = run.folder / "part-1.zarr/0/c/2/3"
+    moved = shard.rename(tmp_path / "aside")
+    with pytest.raises(InputError, match="1 shards of the labels are in none of the parts"):
+        stitch.main(options)
+    moved.rename(shard)
+    meta = run.folder / "part-0.zarr/0/zarr.json"
+    meta.write_text(meta.read_text().replace("uint32", "uint64"))
+    with pytest.raises(InputError, match=r"part-0\.zarr: not a part of these labels"):
+        stitch.main(options)
+    assert not run.path("output").exists()
+
+
 def test_labels_become_64_bit_when_32_do_not_suffice():
-    assert stitch.label_dtype(2**32 - 1) == np.uint32
-    assert stitch.label_dtype(2**32) == np.uint64
+    assert relabelling.label_dtype(2**32 - 1) == np.uint32
+    assert relabelling.label_dtype(2**32) == np.uint64
 
 
 @pytest.mark.parametrize("values", [[], [0, 0], [5, 5, 0, 2**64 - 1, 5], [3, 4, 3, 4]])

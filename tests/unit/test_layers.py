@@ -69,8 +69,10 @@ LAYERS = {
         "images",
         "labelfiles",
         "ngff",
+        "numbering",
         "omezarr",
         "outputs",
+        "relabelling",
         "scenes",
         "schema",
     }
@@ -83,6 +85,8 @@ ALSO = {
     "training": {"cli"},
     "fragments": {"identity", "joining"},
     "network": {"omezarr", "scale", "tiling"},
+    "numbering": {"fragments", "identity", "joining", "outputs"},
+    "relabelling": {"identity", "scale"},
     "verify": {"bounds", "clustering", "settings"},
     "labelfiles": {"metrics"},  # counts overlaps block by block
 }
@@ -91,7 +95,7 @@ OWNERS = {
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
     "zarr": {"ngff", "omezarr", "outputs"},
-    "pandas": {"fragments", "tables", "summarize", "report", "stitch", "gallery"},
+    "pandas": {"fragments", "numbering", "tables", "summarize", "report", "stitch", "gallery"},
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},

@@ -128,6 +128,7 @@ IMAGES = PLAN["images"]
 wildcard_constraints:
     image="[A-Za-z0-9][A-Za-z0-9._-]*",
     batch="[0-9]+",
+    part="[0-9]+",
     row="[0-9]+[a-z]?",
     trained="[0-9]+[a-z]?",
     seed="[0-9]+",
@@ -183,14 +184,37 @@ def per_batch(pattern):
     return paths
 
 
+def n_parts(wildcards):
+    """Return the number of jobs that write the labels of an image; 1: stitch does it itself."""
+    return row_of(wildcards)["n_parts"]
+
+
+def parts(wildcards):
+    """Return the parts of the labels that have a job of their own."""
+    count = n_parts(wildcards)
+    return range(count) if count > 1 else []
+
+
+def per_part(pattern):
+    """Return a function that lists a file of all parts of the labels of an image, in order."""
+
+    def paths(wildcards):
+        return expand(pattern, image=wildcards.image, part=parts(wildcards))
+
+    return paths
+
+
 def step_records(wildcards):
     """Return the records of the steps that come before measuring, in order."""
     folder = f"results/{wildcards.image}/steps/records"
     batches = range(n_batches(wildcards))
+    painted = [f"{folder}/paint-{part}.json" for part in parts(wildcards)]
     return [
         f"{folder}/tile.json",
         *(f"{folder}/infer-{batch}.json" for batch in batches),
         *(f"{folder}/cluster-{batch}.json" for batch in batches),
+        *([f"{folder}/number.json"] if painted else []),
+        *painted,
         f"{folder}/stitch.json",
     ]
 
@@ -332,7 +356,7 @@ def is_finished(image):
     page = Path(f"results/{image}/report.html")
     logs = [
         log
-        for name in ("tile", "infer", "cluster", "stitch", "measure")
+        for name in ("tile", "infer", "cluster", "number", "paint", "stitch", "measure")
         for log in [
             *Path("logs", name).glob(f"{image}.log"),
             *Path("logs", name, image).glob("*.log"),

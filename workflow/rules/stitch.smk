@@ -1,3 +1,65 @@
+rule number:
+    input:
+        script=step("number.py"),
+        tiles="results/{image}/steps/tiles.json",
+        labels=per_batch("results/{image}/steps/labels/{batch}.zarr"),
+        tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
+        sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
+        contacts=per_batch("results/{image}/steps/labels/{batch}.contacts.parquet"),
+    output:
+        numbers=temp("results/{image}/steps/painted/numbers.parquet"),
+        record="results/{image}/steps/records/number.json",
+    log:
+        "logs/number/{image}.log",
+    benchmark:
+        "benchmarks/number/{image}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    params:
+        version=VERSION,
+    shell:
+        "python {input.script:q}"
+        " --tiles {input.tiles} --labels {input.labels} --tables {input.tables}"
+        " --sightings {input.sightings} --contacts {input.contacts}"
+        " --output {output.numbers} --record {output.record}"
+        " 2> {log}"
+
+
+rule paint:
+    input:
+        script=step("paint.py"),
+        tiles="results/{image}/steps/tiles.json",
+        labels=per_batch("results/{image}/steps/labels/{batch}.zarr"),
+        numbers="results/{image}/steps/painted/numbers.parquet",
+    output:
+        painted=temp(directory("results/{image}/steps/painted/{part}.zarr")),
+        counts=temp("results/{image}/steps/painted/{part}.parquet"),
+        record="results/{image}/steps/records/paint-{part}.json",
+    log:
+        "logs/paint/{image}/{part}.log",
+    benchmark:
+        "benchmarks/paint/{image}/{part}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(120),
+    params:
+        version=VERSION,
+        parts=n_parts,
+    shell:
+        "python {input.script:q}"
+        " --tiles {input.tiles} --labels {input.labels} --numbers {input.numbers}"
+        " --part {wildcards.part} --parts {params.parts}"
+        " --output {output.painted} --counts {output.counts} --record {output.record}"
+        " 2> {log}"
+
+
 rule stitch:
     input:
         script=step("stitch.py"),
@@ -7,6 +69,8 @@ rule stitch:
         tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
         sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
         contacts=per_batch("results/{image}/steps/labels/{batch}.contacts.parquet"),
+        painted=per_part("results/{image}/steps/painted/{part}.zarr"),
+        counts=per_part("results/{image}/steps/painted/{part}.parquet"),
         model=model_path,
     output:
         store=directory("results/{image}/{image}.ome.zarr"),
@@ -39,7 +103,7 @@ rule stitch:
         "python {input.script:q}"
         " --store {input.store} --tiles {input.tiles}"
         " --labels {input.labels} --tables {input.tables} --sightings {input.sightings}"
-        " --contacts {input.contacts}"
+        " --contacts {input.contacts} --painted {input.painted} --counts {input.counts}"
         " --output {output.store} --identities {output.identities} --seams {output.seams}"
         " --verify {params.verify} --model={input.model:q} --device {params.device}"
         " --record {output.record}"

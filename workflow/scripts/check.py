@@ -83,6 +83,10 @@ class Run:
         return str(path), checkpoint.read_meta(path)
 
 
+PLANNED = ("tiling", "clustering", "stitching")
+"""Sections of the config that the plan rests on."""
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.base_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON; - is standard input")
@@ -121,7 +125,7 @@ def check_config(run: Run) -> bool:
             run.model(run.config["training"]["start"], Path())
         except InputError as error:
             run.problems.append(f"config, training.start: {error}")
-    return not any(key.partition(".")[0] in ("tiling", "clustering") for key in bad)
+    return not any(key.partition(".")[0] in PLANNED for key in bad)
 
 
 def find_table(run: Run) -> Path | None:
@@ -290,6 +294,7 @@ def plan_row(
         "n_batches": 1
         if facts is None
         else count_batches(run, known_grid(run, row, facts, meta), meta, where),
+        "n_parts": 1 if facts is None else count_parts(run, facts["spatial_shape"]),
     }
 
 
@@ -323,6 +328,12 @@ def count_batches(run: Run, shape: Sequence[int], meta: Mapping, where: str) -> 
         return 1
     per_batch = None if tiling["tiles_per_batch"] == "auto" else int(tiling["tiles_per_batch"])
     return plan.n_batches(shape, core or meta["block"], per_batch)
+
+
+def count_parts(run: Run, shape: Sequence[int]) -> int:
+    """Return the number of jobs that write the labels of an image."""
+    jobs = run.config["stitching"]["jobs"]
+    return plan.n_parts(shape, None if jobs == "auto" else int(jobs))
 
 
 def check_choice(run: Run, row: Row, where: str, column: str, names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ Example
 import argparse
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,10 @@ from iaunet import (
     fragments,
     grid,
     identity,
-    joining,
+    numbering,
     omezarr,
     outputs,
+    relabelling,
     scale,
     tables,
     tiling,
@@ -44,26 +45,24 @@ from iaunet.settings import Settings
 log = logging.getLogger("stitch")
 
 VERIFIED = ("halo", "limits", "source")
-SIGHTING_COLUMNS = ("tile", "gid", "voxels_in_core", "area", "checksum")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = cli.base_parser(__doc__)
-    for option, many, text in (
-        ("--store", False, "image store of tile.py"),
-        ("--tiles", False, "tiles.json of tile.py"),
-        ("--labels", True, "label stores of cluster.py, all batches in order"),
-        ("--tables", True, "tables of instances of cluster.py, all batches in order"),
-        ("--sightings", True, "sightings of cluster.py, all batches in order"),
-        ("--contacts", True, "contacts of cluster.py, all batches in order"),
-        ("--output", False, "OME-Zarr to create: image and labels"),
-        ("--identities", False, "Parquet table to create: one row per object"),
-        ("--seams", False, "CSV table to create: one row per object that several tiles saw"),
+    numbering.add_options(parser)
+    for option, text in (
+        ("--store", "image store of tile.py"),
+        ("--output", "OME-Zarr to create: image and labels"),
+        ("--identities", "Parquet table to create: one row per object"),
+        ("--seams", "CSV table to create: one row per object that several tiles saw"),
     ):
-        parser.add_argument(
-            option, type=Path, required=True, nargs="+" if many else None, help=text
-        )
+        parser.add_argument(option, type=Path, required=True, help=text)
+    for option, text in (
+        ("--painted", "stores of paint.py, all parts, when the labels are written already"),
+        ("--counts", "tables of paint.py, all parts"),
+    ):
+        parser.add_argument(option, type=Path, nargs="*", default=[], help=text)
     parser.add_argument(
         "--verify",
         type=int,
@@ -74,6 +73,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="model file, to verify with")
     parser.add_argument("--device", default="auto", help="to verify on: auto, cpu, cuda or cuda:N")
     args = parser.parse_args(argv)
+    if len(args.painted) != len(args.counts):
+        parser.error("--painted and --counts need the same number of files")
     if args.verify < 0 or (args.verify and args.model is None):
         parser.error("--verify needs a number of windows of 0 or more, and --model")
     return args
@@ -87,18 +88,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.tiles,
         ("axes", "core", "batches", "image", "model", *(VERIFIED if args.verify else ())),
     )
-    check_batches(args, len(tiles["batches"]))
+    known = numbering.read_tables(args, tiles)
+    instances, joined = known.instances, known.joined
     reader = outputs.Reader(args.labels, tiles)
-    instances = read_instances(args.tables, tiles["axes"])
-    sightings = read_sightings(args.sightings)
-
-    joined = fragments.joined(reader.facts(0), instances, args.contacts, len(tiles["shape"]))
-
     with cli.write_whole(args.output) as partial:
-        expected = np.unique(sightings.gid)
-        gid, sizes = write_store(partial, args.store, reader, tiles, expected, joined)
-    voxels = sizes if reader.shape == tiles["shape"] else count_labels(reader, gid)
-    found = judge(gid, sizes, voxels, instances["gid"].to_numpy(), sightings, joined)
+        gid, sizes = write_store(partial, args, reader, tiles, known)
+    same_grid = reader.shape == tiles["shape"]
+    voxels = sizes if same_grid else relabelling.count_labels(reader, gid)
+    found = judge(gid, sizes, voxels, known)
     if joined is not None:
         found = fragments.objects(found, tiles["batches"])
         instances = fragments.instances(instances, joined)
@@ -154,78 +151,34 @@ def verified(args: argparse.Namespace, tiles: dict, reader: outputs.Reader) -> d
     return {"verified_windows": len(boxes), "verified_voxels": voxels, "verified_differ": different}
 
 
-def check_batches(args: argparse.Namespace, n_batches: int) -> None:
-    """Raise when the outputs of a batch are missing, and say of which."""
-    lacking = []
-    for option in ("labels", "tables", "sightings", "contacts"):
-        paths = getattr(args, option)
-        if len(paths) != n_batches:
-            raise InputError(
-                f"--{option}: found {len(paths)} paths, {args.tiles} has {n_batches} batches; "
-                "needs one per batch, in order"
-            )
-        lacking += [f"{path} (batch {k})" for k, path in enumerate(paths) if not path.exists()]
-    if lacking:
-        raise InputError(f"missing: {', '.join(lacking)}; run cluster.py again for these batches")
-
-
-def read_instances(paths: Sequence[Path], axes: Sequence[str]) -> pd.DataFrame:
-    """Return the tables of all batches as one, by gid."""
-    frames = [tables.read_parquet(path) for path in paths]
-    needed = ["gid", *(f"seed_{axis}" for axis in axes), "area", "confidence"]
-    for path, frame in zip(paths, frames, strict=True):
-        absent = [name for name in needed if name not in frame.columns]
-        if absent or list(frame.columns) != list(frames[0].columns):
-            raise InputError(
-                f"{path}: columns {', '.join(frame.columns)[:200]}; needs {', '.join(needed)} and "
-                f"those of {paths[0]}; the batches are of different versions, run them again"
-            )
-    everything = pd.concat(frames, ignore_index=True)
-    kept = needed + [name for name in everything.columns if name.startswith("id_")]
-    everything["gid"] = everything["gid"].astype(np.uint64)
-    return everything[kept].sort_values("gid", kind="stable", ignore_index=True)
-
-
-def read_sightings(paths: Sequence[Path]) -> identity.Sightings:
-    """Return the sightings of all batches."""
-    frames = [tables.read_parquet(path, SIGHTING_COLUMNS) for path in paths]
-    batch = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
-    everything = pd.concat(frames, ignore_index=True)
-    return identity.Sightings(
-        gid=everything["gid"].to_numpy(np.uint64),
-        tile=everything["tile"].to_numpy(np.int64),
-        batch=batch,
-        voxels_in_core=everything["voxels_in_core"].to_numpy(np.int64),
-        area=everything["area"].to_numpy(np.int64),
-        checksum=everything["checksum"].to_numpy(np.uint64),
-    )
-
-
 def write_store(
     path: Path,
-    source: Path,
+    args: argparse.Namespace,
     reader: outputs.Reader,
     tiles: dict,
-    expected: np.ndarray,
-    joined: fragments.Joined | None,
+    known: numbering.Tables,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Write image and labels; return the gids of all fragments or objects, and their voxels.
 
     The numbers are ranks among the gids of all objects, which are known from the sightings. When
     the labels hold others all the same, they are written once more with the gids that were found.
     """
-    shape = omezarr.read_meta(source).shape
+    shape = omezarr.read_meta(args.store).shape
     if shape != tiles["shape"]:
-        raise InputError(f"{source}: shape {shape}, the list of tiles has {tiles['shape']}")
+        raise InputError(f"{args.store}: shape {shape}, the list of tiles has {tiles['shape']}")
     attrs = provenance(reader, tiles)
+    expected, painted = np.unique(known.sightings.gid), bool(args.painted)
     while True:
-        omezarr.link_image(source, path)
-        number = numbers(expected, joined)
+        omezarr.link_image(args.store, path)
+        number = numbering.numbers(expected, known.joined)
         n_objects = int(number.max(initial=0))
-        labels = omezarr.add_labels(
-            path, "instances", label_dtype(n_objects), {**attrs, "n_objects": n_objects}
-        )
-        found, voxels = write_labels(labels, reader, expected, number)
+        dtype = relabelling.label_dtype(n_objects)
+        labels = omezarr.add_labels(path, "instances", dtype, {**attrs, "n_objects": n_objects})
+        if painted:
+            found, voxels = take_parts(path, args.painted, args.counts)
+        else:
+            boxes = relabelling.part(labels, 0, 1)
+            found, voxels = relabelling.write_labels(labels, reader, expected, number, boxes)
         if np.array_equal(found, expected):
             omezarr.write_label_pyramid(path)
             return found, voxels
@@ -234,94 +187,24 @@ def write_store(
             len(found),
             len(expected),
         )
-        expected = found
+        expected, painted = found, False
         cli.remove(path)
 
 
-def numbers(gid: np.ndarray, joined: fragments.Joined | None) -> np.ndarray:
-    """Return the number of every gid: its rank, or that of the object it is a fragment of."""
-    if joined is None:
-        return np.arange(1, len(gid) + 1)
-    of_object = fragments.object_of(gid, joined)
-    real = of_object != joining.NO_OBJECT
-    ranks = np.zeros(len(gid), dtype=np.int64)
-    ranks[real] = np.unique(of_object[real], return_inverse=True)[1] + 1
-    return ranks
-
-
-def write_labels(
-    labels, reader: outputs.Reader, gid: np.ndarray, number: np.ndarray
+def take_parts(
+    path: Path, parts: Sequence[Path], counts: Sequence[Path]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Write level 0, a union of whole shards at a time; return gids and voxels found.
-
-    A value that is not among the gids is written as 0.
-    """
-    values = np.concatenate([np.zeros(1, np.uint64), gid + np.uint64(1)])
-    number = np.concatenate([np.zeros(1, number.dtype), number]).astype(labels.dtype)
-    names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for box in regions(labels.shape, labels.shards or labels.chunks):
-        named = read_labels(reader, labels.shape, box)
-        numbered, here, counts = identity.relabel(named, values, number)
-        omezarr.write_box(labels, box, numbered)
-        names.append(here)
-        sums.append(counts)
-        if len(names) > 256:
-            names, sums = ([part] for part in added(names, sums))
-    found, voxels = added(names, sums)
-    n_voxels = math.prod(reader.shape)
-    if len(found) and int(found[-1]) > n_voxels:
-        raise InputError(
-            f"the labels of the batches hold {found[-1]}, needs at most {n_voxels}, the number of "
-            "voxels; they are not of cluster.py or damaged, run it again"
-        )
-    return found - np.uint64(1), voxels
-
-
-def read_labels(reader: outputs.Reader, shape: Sequence[int], box: grid.Box) -> np.ndarray:
-    """Return a box of the labels on the image's grid: of each voxel the nearest one."""
-    at = scale.nearest(reader.shape, shape, box)
-    source = tuple(slice(int(index[0]), int(index[-1]) + 1) for index in at)
-    here = reader.read(outputs.LABELS, source)
-    if here.shape == grid.box_shape(box):
-        return here
-    return here[np.ix_(*(i - side.start for i, side in zip(at, source, strict=True)))]
-
-
-def count_labels(reader: outputs.Reader, gid: np.ndarray) -> np.ndarray:
-    """Return how many voxels of the network's grid each gid has."""
-    names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for box in regions(reader.shape, reader.core_px):
-        here, counts = np.unique(reader.read(outputs.LABELS, box), return_counts=True)
-        names, sums = ([part] for part in added([*names, here], [*sums, counts]))
-    found, voxels = added(names, sums)
-    return voxels[np.searchsorted(found, gid + np.uint64(1))]
-
-
-def added(names: list[np.ndarray], sums: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return every name once, ascending, with the sum of its counts."""
-    found, place = np.unique(np.concatenate(names), return_inverse=True)
-    total = np.zeros(len(found), dtype=np.int64)
-    np.add.at(total, place, np.concatenate(sums))
-    return found, total
-
-
-def regions(shape: Sequence[int], part_px: Sequence[int]) -> Iterator[grid.Box]:
-    """Yield boxes that are unions of whole parts and not thinner than what readers decode."""
-    inner = outputs.INNER_PX[len(shape)]
-    size = [step * -(-least // step) for step, least in zip(part_px, inner, strict=True)]
-    for tile in grid.tiles(shape, size):
-        yield tile.core
-
-
-def label_dtype(n_objects: int) -> np.dtype:
-    """Return the type of the final labels.
-
-    Examples
-    --------
-    >>> label_dtype(2**32 - 1), label_dtype(2**32)
-    (dtype('uint32'), dtype('uint64'))
-    """
-    return np.dtype(np.uint32 if n_objects < 2**32 else np.uint64)
+    """Take the labels that paint.py wrote; return gids and voxels found."""
+    for part in parts:
+        omezarr.link_part(part, path, "instances")
+    missing = omezarr.n_missing_shards(path, "instances")
+    if missing:
+        raise InputError(f"--painted: {missing} shards of the labels are in none of the parts")
+    frames = [tables.read_parquet(found, ("gid", "voxels")) for found in counts]
+    return relabelling.added(
+        [frame["gid"].to_numpy(np.uint64) for frame in frames],
+        [frame["voxels"].to_numpy(np.int64) for frame in frames],
+    )
 
 
 def provenance(reader: outputs.Reader, tiles: dict) -> dict[str, object]:
@@ -343,26 +226,22 @@ def provenance(reader: outputs.Reader, tiles: dict) -> dict[str, object]:
 
 
 def judge(
-    labelled: np.ndarray,
-    sizes: np.ndarray,
-    voxels: np.ndarray,
-    owned: np.ndarray,
-    sightings: identity.Sightings,
-    joined: fragments.Joined | None,
+    labelled: np.ndarray, sizes: np.ndarray, voxels: np.ndarray, known: numbering.Tables
 ) -> pd.DataFrame:
     """Return one row per gid that labels, tables or sightings know, with the verdict.
 
     Objects without voxels are in no label image: they get the label 0. `sizes` are of the
     labelled objects on the image's grid, `voxels` on the network's, as are all other counts.
     """
-    gid = np.unique(np.concatenate([labelled, owned, sightings.gid]))
+    owned = known.instances["gid"].to_numpy()
+    gid = np.unique(np.concatenate([labelled, owned, known.sightings.gid]))
     place = np.searchsorted(gid, labelled)
     label, size, on_grid = np.zeros((3, len(gid)), dtype=np.int64)
-    label[place] = numbers(labelled, joined)
+    label[place] = numbering.numbers(labelled, known.joined)
     size[place] = sizes
     on_grid[place] = voxels
     rows = np.bincount(np.searchsorted(gid, owned), minlength=len(gid))
-    seen = identity.weigh(gid, sightings)
+    seen = identity.weigh(gid, known.sightings)
     return pd.DataFrame(
         {
             "label": label,

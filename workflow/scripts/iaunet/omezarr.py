@@ -206,6 +206,41 @@ def create_labels(
     return _fill_labels(group, shape, axes, dtype, pixel_um, "labels", {}, attrs)
 
 
+def create_part(path: Path, shape: Sequence[int], dtype: np.dtype | type) -> zarr.Array:
+    """Create a store with level 0 of labels alone, of which one job writes some shards."""
+    group = zarr.create_group(str(path), zarr_format=3, overwrite=False)
+    axes = "zyx"[-len(shape) :]
+    _create_levels(group, shape, axes, np.dtype(dtype), [(1,) * len(shape)], ZstdCodec(level=1))
+    return group["0"]
+
+
+def link_part(part: Path, store: Path, name: str) -> None:
+    """Take over the shards of a part into the labels of an image; files are linked or copied.
+
+    Raises
+    ------
+    InputError
+        The part was made for an array of another shape or type.
+    """
+    level = Path(store) / "labels" / name / "0"
+    found, wanted = (Path(folder) / "zarr.json" for folder in (Path(part) / "0", level))
+    if not found.is_file() or found.read_bytes() != wanted.read_bytes():
+        raise InputError(f"{part}: not a part of these labels; run paint.py again")
+    for shard in sorted((Path(part) / "0" / "c").rglob("*")):
+        if shard.is_file():
+            target = level / shard.relative_to(Path(part) / "0")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(str(shard), str(target))
+
+
+def n_missing_shards(store: Path, name: str) -> int:
+    """Return how many shards of level 0 of labels have no file."""
+    level = Path(store) / "labels" / name / "0"
+    array = open_labels(store, name)
+    counts = (-(-n // size) for n, size in zip(array.shape, array.shards, strict=True))
+    return math.prod(counts) - sum(path.is_file() for path in (level / "c").rglob("*"))
+
+
 def _fill_labels(
     group: zarr.Group,
     shape: Sequence[int],

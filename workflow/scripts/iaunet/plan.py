@@ -7,6 +7,7 @@ from iaunet import grid
 
 VOXELS_PER_BATCH = 64 * 2**20
 MAX_BATCHES = 10_000
+VOXELS_PER_PART = 2**32
 
 
 def n_batches(shape: Sequence[int], core_px: Sequence[int], tiles_per_batch: int | None) -> int:
@@ -22,6 +23,19 @@ def n_batches(shape: Sequence[int], core_px: Sequence[int], tiles_per_batch: int
     if tiles_per_batch is None:
         tiles_per_batch = max(1, VOXELS_PER_BATCH // prod(core_px))
     return min(-(-grid.n_tiles(shape, core_px) // tiles_per_batch), MAX_BATCHES)
+
+
+def n_parts(shape: Sequence[int], jobs: int | None) -> int:
+    """Return how many jobs write the final labels of an image; 1: stitch.py does it itself.
+
+    None: jobs of about `VOXELS_PER_PART`.
+
+    Examples
+    --------
+    >>> n_parts((100_000, 100_000), None)
+    3
+    """
+    return min(-(-prod(shape) // VOXELS_PER_PART) if jobs is None else jobs, MAX_BATCHES)
 
 
 def tiling_problems(

@@ -1,0 +1,101 @@
+"""Labels of the batches, named by gid -> final labels, numbered, on the image's own grid."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from iaunet import grid, identity, omezarr, outputs, scale
+from iaunet.errors import InputError
+
+
+def write_labels(
+    labels,
+    reader: outputs.Reader,
+    gid: np.ndarray,
+    number: np.ndarray,
+    boxes: Iterable[grid.Box],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write boxes of level 0; return the gids found there and their voxels.
+
+    A value that is not among the gids is written as 0.
+
+    Parameters
+    ----------
+    labels : Zarr array, see `omezarr.create_part`
+    gid : uint64 array, ascending
+    number : the number of each, 0: none
+    boxes : some of `regions`
+    """
+    values = np.concatenate([np.zeros(1, np.uint64), gid + np.uint64(1)])
+    number = np.concatenate([np.zeros(1, number.dtype), number]).astype(labels.dtype)
+    names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    for box in boxes:
+        named = read_labels(reader, labels.shape, box)
+        numbered, here, counts = identity.relabel(named, values, number)
+        omezarr.write_box(labels, box, numbered)
+        names.append(here)
+        sums.append(counts)
+        if len(names) > 256:
+            names, sums = ([part] for part in added(names, sums))
+    found, voxels = added(names, sums)
+    n_voxels = math.prod(reader.shape)
+    if len(found) and int(found[-1]) > n_voxels:
+        raise InputError(
+            f"the labels of the batches hold {found[-1]}, needs at most {n_voxels}, the number of "
+            "voxels; they are not of cluster.py or damaged, run it again"
+        )
+    return found - np.uint64(1), voxels
+
+
+def read_labels(reader: outputs.Reader, shape: Sequence[int], box: grid.Box) -> np.ndarray:
+    """Return a box of the labels on the image's grid: of each voxel the nearest one."""
+    at = scale.nearest(reader.shape, shape, box)
+    source = tuple(slice(int(index[0]), int(index[-1]) + 1) for index in at)
+    here = reader.read(outputs.LABELS, source)
+    if here.shape == grid.box_shape(box):
+        return here
+    return here[np.ix_(*(i - side.start for i, side in zip(at, source, strict=True)))]
+
+
+def count_labels(reader: outputs.Reader, gid: np.ndarray) -> np.ndarray:
+    """Return how many voxels of the network's grid each gid has."""
+    names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    for box in regions(reader.shape, reader.core_px):
+        here, counts = np.unique(reader.read(outputs.LABELS, box), return_counts=True)
+        names, sums = ([part] for part in added([*names, here], [*sums, counts]))
+    found, voxels = added(names, sums)
+    return voxels[np.searchsorted(found, gid + np.uint64(1))]
+
+
+def added(names: list[np.ndarray], sums: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return every name once, ascending, with the sum of its counts."""
+    found, place = np.unique(np.concatenate(names), return_inverse=True)
+    total = np.zeros(len(found), dtype=np.int64)
+    np.add.at(total, place, np.concatenate(sums))
+    return found, total
+
+
+def part(labels, k: int, n_parts: int) -> list[grid.Box]:
+    """Return the boxes that part `k` of `n_parts` of the labels writes: whole shards in a row."""
+    boxes = list(regions(labels.shape, labels.shards))
+    return boxes[slice(*grid.batches(len(boxes), n_parts)[k])]
+
+
+def regions(shape: Sequence[int], part_px: Sequence[int]) -> Iterator[grid.Box]:
+    """Yield boxes that are unions of whole parts and not thinner than what readers decode."""
+    inner = outputs.INNER_PX[len(shape)]
+    size = [step * -(-least // step) for step, least in zip(part_px, inner, strict=True)]
+    for tile in grid.tiles(shape, size):
+        yield tile.core
+
+
+def label_dtype(n_objects: int) -> np.dtype:
+    """Return the type of the final labels.
+
+    Examples
+    --------
+    >>> label_dtype(2**32 - 1), label_dtype(2**32)
+    (dtype('uint32'), dtype('uint64'))
+    """
+    return np.dtype(np.uint32 if n_objects < 2**32 else np.uint64)
