@@ -527,6 +527,15 @@ def test_labels_become_64_bit_when_32_do_not_suffice():
     assert relabelling.label_dtype(2**32) == np.uint64
 
 
+def test_64_bit_labels_are_the_same_numbers(tmp_path, monkeypatch):
+    run = Run(tmp_path, drawn((96, 130)), (32, 32), 2)
+    narrow = run.stitch()[0]
+    monkeypatch.setattr(relabelling, "label_dtype", lambda n_objects: np.dtype(np.uint64))
+    wide = run.stitch()[0]
+    assert (narrow.dtype, wide.dtype) == (np.uint32, np.uint64)
+    np.testing.assert_array_equal(wide, narrow)
+
+
 @pytest.mark.parametrize("values", [[], [0, 0], [5, 5, 0, 2**64 - 1, 5], [3, 4, 3, 4]])
 def test_relabelling_by_runs_equals_numpy(values):
     labels = np.array(values, dtype=np.uint64)

@@ -204,6 +204,56 @@ def test_tiles_of_any_size_give_the_labels_and_tables_of_the_whole_image(
             np.testing.assert_array_equal(summed[name], column)
 
 
+@pytest.mark.parametrize(
+    ("shape", "image_shape"),
+    [
+        ((70, 90), (10**6, 10**6)),
+        ((14, 40, 44), (3000, 50_000, 60_000)),
+    ],
+)
+def test_objects_far_inside_an_image_of_a_trillion_voxels_have_the_same_labels(
+    shape, image_shape, rng
+):
+    ndim = len(shape)
+    stride = (2,) * ndim
+    drawn = drawn_outputs.ellipsoids(shape, stride, rng, n=12, radius_px=(3, 6))
+    padded = {
+        name: np.pad(
+            values,
+            [(0, 0)] * (values.ndim - ndim) + [(40 if name != "id" else 20,) * 2] * ndim,
+        )
+        for name, values in drawn.items()
+    }
+    chosen, size = settings(ndim), padded["fg"].shape
+    bounds = clustering.largest(padded, chosen)
+    core = tuple(slice(40, 40 + n) for n in shape)
+    offset = [n - 2000 for n in image_shape]
+
+    def far(name, box):
+        step = 2 if name == "id" else 1
+        values = padded[name]
+        here = grid.shift(box, [o // step for o in offset])
+        inside = grid.intersection(here, tuple(slice(0, n) for n in values.shape[-ndim:]))
+        result = np.zeros((*values.shape[:-ndim], *grid.box_shape(box)), values.dtype)
+        result[(..., *grid.shift(inside, grid.origin(here)))] = values[(..., *inside)]
+        return result
+
+    def near(name, box):
+        return padded[name][(..., *box)]
+
+    moved = tuple(slice(s.start + o, s.stop + o) for s, o in zip(core, offset, strict=True))
+    one = clustering.label_window(near, core, size, chosen, bounds, stride)
+    other = clustering.label_window(far, moved, image_shape, chosen, bounds, stride)
+    seeds = np.array(np.unravel_index(one.table["gid"].astype(np.int64), size))
+    named = np.ravel_multi_index(tuple(seeds + np.array(offset)[:, None]), image_shape)
+    np.testing.assert_array_equal(other.table["gid"], named)
+    assert len(named) > 3
+    assert named.min() > 2**39
+    where = np.searchsorted(one.table["gid"] + 1, one.labels)
+    expected = np.where(one.labels > 0, np.append(named, 0)[where].astype(np.uint64) + 1, 0)
+    np.testing.assert_array_equal(other.labels, expected)
+
+
 def test_a_window_reads_no_farther_than_its_reach_and_needs_nothing_beyond(rng):
     shape, id_stride, core = (260, 240), (4, 4), (slice(100, 130), slice(112, 130))
     chosen = settings(2, smooth=1, identity=0.5)
