@@ -139,6 +139,37 @@ def test_objects_are_those_of_regionprops_in_both_formats(rng, tmp_path, shape):
     assert set(objects["image"]) == {"a"}
 
 
+@pytest.mark.parametrize("shape", [(60, 70), (20, 40, 30)], ids=["2d", "3d"])
+def test_objects_have_the_class_of_most_of_their_voxels_and_stuff_has_a_size(rng, tmp_path, shape):
+    labels = nuclei(rng, shape)
+    n = int(labels.max())
+    wanted = rng.integers(1, 3, size=n + 1)
+    classes = np.where(labels > 0, wanted[labels], 3).astype(np.uint8)
+    classes[rng.random(shape) < 0.3] = 0  # background, which no object can be
+    classes[labels == 1] = 3  # nor stuff
+    options = finish(tmp_path, labels.astype(np.uint8), labels, PIXEL_UM[len(shape)])
+    store = tmp_path / "a.ome.zarr"
+    known = [{"name": n, "thing": n != "tissue"} for n in ("round", "long", "tissue")]
+    array = omezarr.add_labels(store, "semantic", np.uint8, {"classes": known})
+    array[...] = classes
+    measure.main(options)
+    objects = tables.read_parquet(tmp_path / "objects.parquet")
+    names = np.array(["", "round", "long"])
+    assert objects["class"].tolist() == ["", *names[wanted[2:]]]
+    share = [(classes[labels == k] == wanted[k]).mean() for k in range(2, n + 1)]
+    np.testing.assert_allclose(objects["class_share"], [0, *share])
+    found = read(tmp_path, "metrics.json")["classes"]
+    size, unit = ("area", "um2") if len(shape) == 2 else ("volume", "um3")
+    assert [one["name"] for one in found] == ["round", "long", "tissue"]
+    assert [one["kind"] for one in found] == ["thing", "thing", "stuff"]
+    assert [one[f"{size}_px"] for one in found] == np.bincount(classes.ravel())[1:].tolist()
+    voxel = np.prod(PIXEL_UM[len(shape)])
+    assert found[2][f"{size}_{unit}"] == pytest.approx((classes == 3).sum() * voxel)
+    assert found[2]["fraction"] == (classes == 3).mean()
+    counts = np.bincount(wanted[2:], minlength=3)[1:].tolist()
+    assert [one["n_objects"] for one in found] == [*counts, None]
+
+
 def test_metrics_count_and_provenance_joins_the_jobs_of_a_step(rng, tmp_path):
     labels = nuclei(rng, (60, 70))
     measure.main(finish(tmp_path, labels.astype(np.uint8), labels, (0.5, 0.25), seams=(1,)))

@@ -510,12 +510,12 @@ def test_a_number_that_vanishes_on_the_grid_of_the_image_is_given_again(tmp_path
 def test_a_lost_shard_or_one_of_other_labels_is_an_error(tmp_path, small_shards):
     run = Run(tmp_path, drawn((96, 130)), (32, 32), 2)
     options = in_parts(run, 2)
-    shard = run.folder / "part-1.zarr/0/c/2/3"
+    shard = run.folder / "part-1.zarr/instances/0/c/2/3"
     moved = shard.rename(tmp_path / "aside")
     with pytest.raises(InputError, match="1 shards of the labels are in none of the parts"):
         stitch.main(options)
     moved.rename(shard)
-    meta = run.folder / "part-0.zarr/0/zarr.json"
+    meta = run.folder / "part-0.zarr/instances/0/zarr.json"
     meta.write_text(meta.read_text().replace("uint32", "uint64"))
     with pytest.raises(InputError, match=r"part-0\.zarr: not a part of these labels"):
         stitch.main(options)

@@ -53,6 +53,48 @@ def with_roi(table, roi):
     table.write_text("\n".join([f"{head},roi", *rows]) + "\n")
 
 
+def with_classes(table, top=2):
+    """Give the table a column of classes: bright and other nuclei, and the right half is stuff."""
+    head, *rows = table.read_text().splitlines()
+    for name in "abc":
+        labels = tifffile.imread(table.parent / f"{name}_mask.tif")
+        classes = np.where(labels > 0, 1, 0).astype(np.uint8)
+        classes[:, 48:][labels[:, 48:] == 0] = top
+        classes[:5] = 255
+        tifffile.imwrite(table.parent / f"{name}_classes.tif", classes)
+    rows = [f"{row},{row[0]}_classes.tif" for row in rows]
+    table.write_text("\n".join([f"{head},classes", *rows]) + "\n")
+
+
+def test_classes_are_learned_and_named_in_the_model(table):
+    with_classes(table)
+    path = run(table.parent, "--classes", "nucleus", "tissue:stuff", table=table)
+    net, meta = checkpoint.load(path)
+    assert net.n_classes == 2
+    assert meta["classes"] == [
+        {"name": "nucleus", "thing": True},
+        {"name": "tissue", "thing": False},
+    ]
+    assert len(meta["scores"]["class_iou"]) == 2
+    assert meta["training"]["weights"]["semantic"] == 1
+    plain = checkpoint.read_meta(run(table.parent / "plain", table=table))
+    assert (plain["classes"], plain["net"]["n_classes"]) == ([], 0)
+
+
+def test_classes_that_do_not_fit_are_named(table):
+    with pytest.raises(OptionError, match="needs NAME, NAME:thing or NAME:stuff"):
+        run(table.parent, "--classes", "tissue:staff", table=table)
+    with pytest.raises(OptionError, match="each once"):
+        run(table.parent, "--classes", "a", "a:stuff", table=table)
+    with pytest.raises(OptionError, match="semantic needs --classes"):
+        run(table.parent, "--weights", "semantic=1", table=table)
+    with pytest.raises(InputError, match="needs a column classes"):
+        run(table.parent, "--classes", "a", table=table)
+    with_classes(table, top=3)
+    with pytest.raises(InputError, match=r"a_classes\.tif: class 3; --classes names 2"):
+        run(table.parent, "--classes", "a", "b", table=table)
+
+
 def test_what_lies_outside_the_roi_does_not_count(table):
     roi = np.zeros((96, 96), np.uint8)
     roi[:, :40] = 255

@@ -16,6 +16,7 @@ LAYERS = {
         "assignment",
         "baselines",
         "bounds",
+        "classes",
         "clustering",
         "comparison",
         "features",

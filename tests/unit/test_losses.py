@@ -224,6 +224,27 @@ def test_lovasz_instance_loss_is_zero_for_perfect_votes(batch):
     assert float(found) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(5, 6), (2, 4, 3)])
+def test_semantic_loss_equals_a_loop_over_voxels(shape):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, *shape, generator=generator, dtype=torch.float64)
+    classes = torch.randint(-1, 3, (2, *shape), generator=generator)  # class 3 is nowhere
+    cross, n = 0.0, 0
+    sums = torch.zeros(3, 4, dtype=torch.float64)
+    for crop, *voxel in np.argwhere(classes.numpy() >= 0):
+        p = logits[(crop, slice(None), *voxel)].softmax(0)
+        target = int(classes[(crop, *voxel)])
+        cross, n = cross - float(p[target].log()), n + 1
+        sums[0] += p
+        sums[1, target] += 1
+        sums[2, target] += p[target]
+    dice = [1 - (2 * sums[2, k] + 1) / (sums[0, k] + sums[1, k] + 1) for k in range(3)]
+    found = losses.semantic(logits, classes)
+    assert float(found) == pytest.approx(cross / n + float(sum(dice)) / 3)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: losses.semantic(x, classes), (logits,))
+
+
 def test_boundary_counts_outlines_more():
     logit = torch.tensor([[[[0.3, 0.7, -1.0]]]], requires_grad=True)
     labels = torch.tensor([[[[1, 0, 0]]]])

@@ -35,7 +35,8 @@ def drawn_batch(shape, roi):
     for k, corner in enumerate(np.ndindex(*[n // 8 for n in shape])):
         labels[tuple(slice(8 * c + 1, 8 * c + 7 - c % 2) for c in corner)] = k + 1
     image = (labels > 0).astype(np.float32)
-    found = patches.annotate("a", "a", image, labels, (1.0,) * d, roi)
+    classes = np.where(labels > 0, 1 + labels % 2, 0)
+    found = patches.annotate("a", "a", image, labels, (1.0,) * d, roi, classes)
     plain = patches.Augmentation(zoom=(1, 1), small_px=0, zoom_small=(1, 1), anisotropy=1, empty=0)
     crop = tuple(n * 3 // 4 // 4 * 4 if n > 8 else n for n in shape)
     return patches.Sampler([found], crop, 2, plain, seed=1).batch(0)
@@ -59,6 +60,7 @@ def random_outputs(labels, stride, seed):
         emb=maps(4, shape),
         bnd=maps(1, shape),
         proj=unit(maps(8, shape)),
+        sem=maps(3, shape),
     )
 
 
@@ -120,6 +122,7 @@ def test_crops_without_instance_or_annotation_give_finite_terms(shape, stride, l
     batch = drawn_batch(shape, None)
     batch["labels"].fill_(labelled)
     batch["depth"].fill_(labelled)
+    batch["classes"].fill_(labelled)
     out = random_outputs(batch["labels"], stride, seed=1)
     leaves = Outputs(*(value.requires_grad_() for value in out))
     terms = terms_of(leaves, batch)

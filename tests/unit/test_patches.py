@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from iaunet import patches
@@ -59,6 +60,26 @@ def test_centres_stay_on_their_instances_through_all_augmentation(shape, crop, a
                     assert (labels[around] == label).any()
                     checked += 1
     assert checked > 10
+
+
+@pytest.mark.parametrize(
+    ("shape", "crop"), [((80, 90), (32, 32)), ((20, 60, 50), (8, 24, 24))], ids=["2d", "3d"]
+)
+def test_classes_stay_on_their_instances_through_all_augmentation(shape, crop, rng):
+    one = annotated(shape, 6, rng)
+    known = replace(one, classes=np.where(one.labels > 0, 1 + one.labels % 3, 0).astype(np.int16))
+    batches = patches.Sampler([known, one], crop, 4, WILD, seed=3)
+    seen = set()
+    for step in range(6):
+        batch = batches.batch(step)
+        for labels, classes in zip(batch["labels"], batch["classes"], strict=True):
+            if (classes < 0).all():
+                seen.add("unknown")
+                continue
+            assert torch.equal(classes, torch.where(labels > 0, 1 + labels % 3, 0))
+            seen.add("known")
+    assert seen == {"known", "unknown"}
+    assert "classes" not in patches.Sampler([one], crop, 1, WILD, seed=3).batch(0)
 
 
 def test_both_views_of_a_pair_place_an_instance_at_the_same_spot(rng):

@@ -19,7 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import checkpoint, cli, clustering, grid, joining, outputs, plan, tables, tiling
+from iaunet import (
+    checkpoint,
+    classes,
+    cli,
+    clustering,
+    grid,
+    joining,
+    outputs,
+    plan,
+    tables,
+    tiling,
+)
 from iaunet.errors import InputError
 from iaunet.settings import DEFAULTS
 
@@ -92,13 +103,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             stack.enter_context(cli.write_whole(path))
             for path in (args.output, args.table, args.sightings, args.contacts)
         )
-        writer = outputs.create_labels(output, shape, core)
+        has_classes = reader.has(outputs.CLASSES)
+        writer = outputs.create_labels(output, shape, core, classes=has_classes)
         for index in range(*tiles["batches"][args.batch]):
             tile = grid.tile(shape, core, index)
             found = clustering.label_window(
                 reader.read, tile.core, shape, settings, bounds, id_stride
             )
-            writer.write(tile, {outputs.LABELS: found.labels})
+            arrays = {outputs.LABELS: found.labels}
+            if has_classes:
+                arrays[outputs.CLASSES] = reader.read(outputs.CLASSES, tile.core)
+            writer.write(tile, arrays)
             objects.append(found.table)
             seen = np.full(len(found.sightings["gid"]), index, dtype=np.int64)
             sightings.append({"tile": seen, **found.sightings})
@@ -107,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer.close(
             settings=settings.as_dict(),
             joining=meta.get("joining"),
+            classes=[one.as_dict() for one in classes.of_model(meta)],
             bounds={"off": list(bounds.off), "lsig": list(bounds.lsig)},
         )
         table = concatenate(objects, no_objects)

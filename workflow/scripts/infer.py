@@ -92,7 +92,8 @@ def write_outputs(
     """Write the outputs of all tiles; one is written while the next are computed."""
     with cli.write_whole(path) as partial, ThreadPoolExecutor(1) as writing:
         net = blocks.net
-        writer = outputs.create(partial, blocks.shape, core_px, net.id_stride, emb_dim=net.emb_dim)
+        more = {"emb_dim": net.emb_dim, "n_classes": net.n_classes}
+        writer = outputs.create(partial, blocks.shape, core_px, net.id_stride, **more)
         pending = []
         for tile, found in zip(wanted, blocks.of_cores([t.core for t in wanted]), strict=True):
             pending.append(writing.submit(writer.write, tile, found))

@@ -13,11 +13,23 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from iaunet import __version__, cli, features, labelfiles, metrics, omezarr, seams, tables, tiling
+from iaunet import (
+    __version__,
+    classes,
+    cli,
+    features,
+    labelfiles,
+    metrics,
+    omezarr,
+    seams,
+    tables,
+    tiling,
+)
 from iaunet.errors import InputError
 
 log = logging.getLogger("measure")
@@ -71,11 +83,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     overlap = None if args.reference is None else compare(args.reference, args.store)
     identities = tables.read_parquet(args.identities, IDENTITIES)
     objects = measure(args.store, tiles, identities)
+    found_classes = classes_of(args.store)
+    if found_classes is not None:
+        objects = objects.assign(**found_classes.of_objects(objects))
     check_areas(objects, args.seams)
     steps = [*records, recorder.facts()]
     quality = seam_quality(objects, tiles, records)
     found = {
         **counts(objects, identities, tiles),
+        **({} if found_classes is None else {"classes": found_classes.facts(objects, tiles)}),
         **throughput(tiles, steps),
         **quality,
         "warnings": [
@@ -142,9 +158,77 @@ def measure(store: Path, tiles: dict, identities: tables.Table) -> tables.Table:
     return tables.conform(found, columns)
 
 
+@dataclass(frozen=True)
+class Classes:
+    """The classes of an image, and which objects have which voxels of them."""
+
+    classes: list[classes.Class]
+    shared: metrics.Overlap
+
+    def of_objects(self, objects: tables.Table) -> dict[str, np.ndarray]:
+        """Return the columns class and class_share: the most frequent class of a thing.
+
+        The share is that of the object's voxels which are of the class. An object without a
+        voxel of such a class has none.
+        """
+        things = [number for number, one in enumerate(self.classes, 1) if one.thing]
+        kept = np.isin(self.shared.pairs[:, 0], things)
+        (number, label), voxels = self.shared.pairs[kept].T, self.shared.shared[kept]
+        order = np.lexsort((number, -voxels, label))
+        found, first = np.unique(label[order], return_index=True)
+        row = np.searchsorted(objects["label"].to_numpy(np.uint64), found)
+        names, share = np.full(len(objects), "", dtype=object), np.zeros(len(objects))
+        best = order[first]
+        names[row] = [self.classes[k - 1].name for k in number[best].tolist()]
+        share[row] = voxels[best] / objects[size_column(objects)].to_numpy()[row]
+        return {"class": names, "class_share": share}
+
+    def facts(self, objects: tables.Table, tiles: dict) -> list[dict[str, object]]:
+        """Return size and number of objects of each class; the size of stuff is all there is."""
+        sizes = dict(
+            zip(self.shared.true_ids.tolist(), self.shared.true_areas.tolist(), strict=True)
+        )
+        size, voxel = size_column(objects), voxel_size(tiles)
+        unit = "area_um2" if size == "area_px" else "volume_um3"
+        return [
+            {
+                "name": one.name,
+                "kind": "thing" if one.thing else "stuff",
+                size: sizes.get(number, 0),
+                unit: None if voxel is None else sizes.get(number, 0) * voxel,
+                "fraction": sizes.get(number, 0) / math.prod(tiles["shape"]),
+                "n_objects": int((objects["class"] == one.name).sum()) if one.thing else None,
+            }
+            for number, one in enumerate(self.classes, start=1)
+        ]
+
+
+def classes_of(store: Path) -> Classes | None:
+    """Return the classes of the voxels of a store; None when the model tells none."""
+    path = store / "labels" / omezarr.SEMANTIC
+    if not path.is_dir():
+        return None
+    stored = omezarr.labels_attrs(store, omezarr.SEMANTIC)["classes"]
+    found = [classes.Class(**one) for one in stored]
+    of_voxels = labelfiles.open_labels(path)
+    return Classes(found, labelfiles.overlap(of_voxels, labelfiles.open_labels(store)))
+
+
+def size_column(objects: tables.Table) -> str:
+    """Return the name of the column of sizes in voxels."""
+    return "area_px" if "area_px" in objects else "volume_px"
+
+
+def voxel_size(tiles: dict) -> float | None:
+    """Return the size of a voxel in micrometres, to the power of the axes; None: not known."""
+    pixel_um = tiles["pixel_um"]
+    known = pixel_um is not None and None not in pixel_um
+    return math.prod(pixel_um) if known else None
+
+
 def check_areas(objects: tables.Table, seams: Path) -> None:
     """Raise when an object that several tiles agreed on has another size in the label image."""
-    size = "area_px" if "area_px" in objects else "volume_px"
+    size = size_column(objects)
     seen = tables.read_csv(seams, {"label": "uint64", size: "int64", "verdict": "str"})
     seen = seen[seen["verdict"] == "agreed"]
     place = np.searchsorted(objects["label"], seen["label"])
@@ -156,12 +240,11 @@ def check_areas(objects: tables.Table, seams: Path) -> None:
 
 def counts(objects: tables.Table, identities: tables.Table, tiles: dict) -> dict[str, object]:
     """Return numbers and densities of the objects of an image."""
-    shape, pixel_um = tiles["shape"], tiles["pixel_um"]
+    shape, pixel_um, voxel = tiles["shape"], tiles["pixel_um"], voxel_size(tiles)
     size, per = (
         ("area_px", "density_per_mm2") if len(shape) == 2 else ("volume_px", "density_per_mm3")
     )
-    known = pixel_um is not None and None not in pixel_um
-    extent_mm = math.prod(shape) * math.prod(pixel_um) / 1000 ** len(shape) if known else 0
+    extent_mm = math.prod(shape) * (voxel or 0) / 1000 ** len(shape)
     return {
         "n_objects": len(objects),
         "n_tiles": tiles["n_tiles"],
@@ -188,7 +271,7 @@ def seam_quality(objects: tables.Table, tiles: dict, records: Sequence[dict]) ->
         np.arange(core, n, core) * length / n
         for core, n, length in zip(tiles["core"], grid_shape, tiles["shape"], strict=True)
     ]
-    size = "area_px" if ndim == 2 else "volume_px"
+    size = size_column(objects)
     centres = objects[[f"{axis}_px" for axis in "zyx"[-ndim:]]].to_numpy(float)
     near = seams.near_faces(centres, objects[size].to_numpy(float), tiles["shape"], faces)
     proof = {k: v for record in records for k, v in record.items() if k.startswith("verified_")}

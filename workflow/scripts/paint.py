@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from iaunet import cli, numbering, omezarr, outputs, relabelling, tables, tiling
+from iaunet import cli, fixedpoint, numbering, omezarr, outputs, relabelling, tables, tiling
 from iaunet.errors import OptionError
 
 
@@ -44,9 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     gid, number = numbering.read(args.numbers)
     with cli.write_whole(args.output) as partial, cli.write_whole(args.counts) as counts:
         dtype = relabelling.label_dtype(int(number.max(initial=0)))
-        labels = omezarr.create_part(partial, tiles["shape"], dtype)
+        labels = omezarr.create_part(partial, omezarr.INSTANCES, tiles["shape"], dtype)
         boxes = relabelling.part(labels, args.part, args.parts)
         found, voxels = relabelling.write_labels(labels, reader, gid, number, boxes)
+        if reader.has(outputs.CLASSES):
+            dtype = fixedpoint.DTYPE[outputs.CLASSES]
+            classes = omezarr.create_part(partial, omezarr.SEMANTIC, tiles["shape"], dtype)
+            relabelling.write_classes(classes, reader, boxes)
         tables.write_parquet({"gid": found, "voxels": voxels}, counts)
     recorder.write(n_objects=len(found))
 

@@ -27,6 +27,7 @@ import pandas as pd
 from iaunet import (
     __version__,
     cli,
+    fixedpoint,
     fragments,
     grid,
     identity,
@@ -173,14 +174,17 @@ def write_store(
         number = numbering.numbers(expected, known.joined)
         n_objects = int(number.max(initial=0))
         dtype = relabelling.label_dtype(n_objects)
-        labels = omezarr.add_labels(path, "instances", dtype, {**attrs, "n_objects": n_objects})
+        labels = omezarr.add_labels(
+            path, omezarr.INSTANCES, dtype, {**attrs, "n_objects": n_objects}
+        )
+        boxes = relabelling.part(labels, 0, 1)
         if painted:
             found, voxels = take_parts(path, args.painted, args.counts)
         else:
-            boxes = relabelling.part(labels, 0, 1)
             found, voxels = relabelling.write_labels(labels, reader, expected, number, boxes)
         if np.array_equal(found, expected):
             omezarr.write_label_pyramid(path)
+            write_classes(path, args.painted, reader, boxes)
             return found, voxels
         log.warning(
             "%d objects in the labels, %d in the sightings; numbering again",
@@ -191,15 +195,41 @@ def write_store(
         cli.remove(path)
 
 
+def write_classes(
+    path: Path, painted: Sequence[Path], reader: outputs.Reader, boxes: Sequence[grid.Box]
+) -> None:
+    """Write the classes of all voxels, when the network tells them."""
+    if not reader.has(outputs.CLASSES):
+        return
+    classes = reader.facts(0)["classes"]
+    array = omezarr.add_labels(
+        path,
+        omezarr.SEMANTIC,
+        fixedpoint.DTYPE[outputs.CLASSES],
+        {"classes": classes},
+        [one["name"] for one in classes],
+    )
+    if painted:
+        link_parts(path, painted, omezarr.SEMANTIC)
+    else:
+        relabelling.write_classes(array, reader, boxes)
+    omezarr.write_label_pyramid(path, omezarr.SEMANTIC)
+
+
+def link_parts(path: Path, parts: Sequence[Path], name: str) -> None:
+    """Take the shards of labels from the parts; raise when some are missing."""
+    for part in parts:
+        omezarr.link_part(part, path, name)
+    missing = omezarr.n_missing_shards(path, name)
+    if missing:
+        raise InputError(f"--painted: {missing} shards of the labels are in none of the parts")
+
+
 def take_parts(
     path: Path, parts: Sequence[Path], counts: Sequence[Path]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take the labels that paint.py wrote; return gids and voxels found."""
-    for part in parts:
-        omezarr.link_part(part, path, "instances")
-    missing = omezarr.n_missing_shards(path, "instances")
-    if missing:
-        raise InputError(f"--painted: {missing} shards of the labels are in none of the parts")
+    link_parts(path, parts, omezarr.INSTANCES)
     frames = [tables.read_parquet(found, ("gid", "voxels")) for found in counts]
     return relabelling.added(
         [frame["gid"].to_numpy(np.uint64) for frame in frames],

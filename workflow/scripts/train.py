@@ -30,6 +30,7 @@ import torch
 
 from iaunet import (
     checkpoint,
+    classes,
     cli,
     figures,
     groundtruth,
@@ -73,6 +74,10 @@ RATE_HELP = (
     f"at its peak; default {recipes.LEARNING_RATE[True]}, with --start "
     f"{recipes.LEARNING_RATE[False]}"
 )
+CLASSES_HELP = (
+    "names of the classes of voxels, from 1 on, that the column classes of the table has images "
+    "of; NAME:stuff is for what has no instances, like tissue"
+)
 JOIN_HELP = "fit which fragments that touch are one object: for objects longer than a crop"
 VALIDATE_HELP = "take the best weights and fitted thresholds, or the last and start values"
 VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
@@ -96,6 +101,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--id-gradient", type=float, default=0.1, help="share of it that reaches the trunk")
     add("--validate", action=argparse.BooleanOptionalAction, default=True, help=VALIDATE_HELP)
     add("--join", action=argparse.BooleanOptionalAction, default=False, help=JOIN_HELP)
+    add("--classes", nargs="*", default=[], metavar="NAME", help=CLASSES_HELP)
     add("--name", required=True, help="name of the model")
     add("--output", type=Path, required=True, help="model file to write")
     add("--card", type=Path, help="model card to write, Markdown")
@@ -182,6 +188,9 @@ def finished(
         known = outputs_of(net, spread(train, JOIN_VOXELS))
         settings, joiner = tuning.fit_joining(known, cases, settings, net.id_stride)
     scores = tuning.accuracy(cases, settings, net.id_stride, joiner)
+    if args.classes:
+        pairs = [(out["sem"], i.classes) for (out, _), i in zip(cases, validation, strict=True)]
+        scores["class_iou"] = classes.iou(pairs, net.n_classes)
     meta = model_meta(net, trainer, settings, scores, args, train, validation, step)
     if joiner is not None:
         meta["joining"] = joiner.as_dict()
@@ -213,14 +222,17 @@ def load_data(
     if len(ndims) != 1:
         raise InputError(f"{args.table or '--ndim'}: needs images of 2 or of 3 axes, found {ndims}")
     ndim = ndims.pop()
-    sizes = size_range(args, ndim)
+    sizes, n_classes = size_range(args, ndim), len(classes.parse(args.classes))
+    if n_classes and not any(entry.classes for entry in entries):
+        raise InputError(f"{args.table}: --classes needs a column classes with images of them")
     if args.pixel_um and not (len(args.pixel_um) == ndim and all(um > 0 for um in args.pixel_um)):
         raise OptionError(f"--pixel-um: found {args.pixel_um}, needs {ndim} numbers above 0")
     trainingset.check_memory(entries, args.table)
     everything = []
     for entry in entries:
         image, labels, annotated = entry.read()
-        found = prepared(entry.name, entry.group, image, labels, sizes, annotated)
+        of_voxels = entry.read_classes(n_classes) if n_classes else None
+        found = prepared(entry.name, entry.group, image, labels, sizes, annotated, of_voxels)
         everything.append((entry.side, replace(found, weight=entry.weight)))
     everything += [drawn(k, ndim, args, sizes) for k in range(args.drawn)]
     train = [image for part, image in everything if part == "train"]
@@ -267,6 +279,7 @@ def prepared(
     labels: np.ndarray,
     sizes: dict[str, list[float]] | None,
     annotated: np.ndarray | None = None,
+    of_voxels: np.ndarray | None = None,
 ) -> patches.Annotated:
     """Scale an image by its own limits, as inference does, and measure its instances."""
     limits = normalize.limits(image, PERCENTILES)
@@ -280,9 +293,12 @@ def prepared(
         )
         everywhere = tuple(slice(0, n) for n in to)
         here = np.ix_(*scale.nearest(image.shape, to, everywhere))
-        labels, annotated = labels[here], None if annotated is None else annotated[here]
+        labels, annotated, of_voxels = (
+            None if values is None else values[here] for values in (labels, annotated, of_voxels)
+        )
         scaled = scale.resampled(lambda box: scaled[box], image.shape, to, everywhere)
-    return patches.annotate(name, group, scaled, labels, (1.0,) * image.ndim, annotated)
+    spacing = (1.0,) * image.ndim
+    return patches.annotate(name, group, scaled, labels, spacing, annotated, of_voxels)
 
 
 def drawn(
@@ -304,9 +320,18 @@ def make_trainer(
     ndim: int, train: Sequence[patches.Annotated], args: argparse.Namespace, place: ranks.Ranks
 ) -> training.Trainer:
     """Return a new network with what the data say of object sizes, or that of `--start`."""
-    weights = recipes.weights_of(args.weights)
+    n_classes = len(classes.parse(args.classes))
+    weights = recipes.weights_of([f"semantic={int(n_classes > 0)}", *args.weights])
+    if weights["semantic"] and not n_classes:
+        raise OptionError("--weights: semantic needs --classes")
     net = recipes.make_net(
-        ndim, train, weights, vectors=args.vectors, seed=args.seed, start=args.start
+        ndim,
+        train,
+        weights,
+        vectors=args.vectors,
+        seed=args.seed,
+        start=args.start,
+        n_classes=n_classes,
     )
     recipe = recipes.recipe_of(
         net,
@@ -449,6 +474,7 @@ def model_meta(
         "diameter_px": size_range(args, net.ndim),
         "pixel_um": args.pixel_um,
         "clustering": settings.as_dict(),
+        "classes": [one.as_dict() for one in classes.parse(args.classes)],
         "training": {
             "steps": trainer.step,
             "command": modelcard.command(vars(args), trainer.ranks.size),
@@ -482,6 +508,8 @@ def data_digest(data: Sequence[patches.Annotated]) -> str:
     for image in data:
         digest.update(image.image)
         digest.update(image.labels)
+        if image.classes is not None:
+            digest.update(image.classes)
     return digest.hexdigest()
 
 

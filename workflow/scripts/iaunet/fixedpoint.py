@@ -12,6 +12,7 @@ off      int16   round(16 o), offset to the centre, px   yes
 lsig     uint8   round(32 log sigma), sigma >= 1 px      yes
 id       int8    round(127 z), unit identity vector      yes (all cells' fg)
 emb      int16   round(1024 a), embedding, if there is   yes
+sem      uint8   most probable class, 0 background       no
 =======  ======  ======================================  ====================
 """
 
@@ -25,6 +26,7 @@ DTYPE = {
     "lsig": np.dtype("u1"),
     "id": np.dtype("i1"),
     "emb": np.dtype("i2"),
+    "sem": np.dtype("u1"),
 }
 RANGE = {
     "fg": (0, 255),

@@ -94,7 +94,7 @@ class Foreign(nn.Module):
         self.ndim = contract.ndim
         self.stride = contract.stride
         self.id_stride = contract.id_stride or contract.stride
-        self.emb_dim = 0
+        self.emb_dim = self.n_classes = 0
         self.scripted = load(content, name)
         # Taken before the first run, after which calls may be gone from it.
         self.graph = self.scripted.inlined_graph

@@ -35,6 +35,26 @@ def _per_known(known: torch.Tensor) -> torch.Tensor:
     return known.numel() / known.sum().clamp(min=1)
 
 
+def semantic(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of classes plus 1 - soft Dice, the mean over the classes that occur.
+
+    Parameters
+    ----------
+    logits : (B, C + 1, ...) float
+        Of background and C classes.
+    classes : (B, ...) int64
+        0 to C; -1 where they are not annotated.
+    """
+    known = classes >= 0
+    if not known.any():
+        return logits.sum() * 0
+    cross = F.cross_entropy(logits, classes, ignore_index=-1)
+    p = logits.softmax(1).movedim(1, -1)[known]  # (P, C + 1)
+    t = F.one_hot(classes[known], logits.shape[1]).to(p.dtype)
+    dice = (2 * (p * t).sum(0) + 1) / (p.sum(0) + t.sum(0) + 1)
+    return cross + (1 - dice)[t.sum(0) > 0].mean()
+
+
 def outline(labels: torch.Tensor) -> torch.Tensor:
     """Return True where a voxel's 3^d neighbourhood holds several labels.
 

@@ -39,6 +39,7 @@ class Outputs(NamedTuple):
     emb: torch.Tensor | None = None  # (B, E, ...) free embedding
     bnd: torch.Tensor | None = None  # (B, 1, ...) logit of the outline
     proj: torch.Tensor | None = None  # (B, 32, ...) unit length, for training only
+    sem: torch.Tensor | None = None  # (B, C + 1, ...) logits of background and classes
 
 
 class Residual(nn.Module):
@@ -87,6 +88,8 @@ class IAUNet(nn.Module):
         that the contrastive loss sees; 0: no such head.
     outline : bool
         Whether there is a head for the outline.
+    n_classes : int
+        Classes of voxels besides background; 0: no such head.
 
     Notes
     -----
@@ -109,6 +112,7 @@ class IAUNet(nn.Module):
         emb_dim: int = 0,
         proj_dim: int = 0,
         outline: bool = False,
+        n_classes: int = 0,
     ) -> None:
         super().__init__()
         self.ndim = ndim
@@ -128,8 +132,10 @@ class IAUNet(nn.Module):
             "emb_dim": emb_dim,
             "proj_dim": proj_dim,
             "outline": outline,
+            "n_classes": n_classes,
         }
         heads = {"emb": emb_dim, "proj": proj_dim, "bnd": int(outline)}
+        heads["sem"] = n_classes + 1 if n_classes else 0
         pad = tuple(k // 2 for k in kernels[0])
         self.stem = CONV[ndim](in_channels, widths[0], kernels[0], padding=pad, bias=False)
         self.stem_norm = NORM[ndim](widths[0], momentum=0.05)
@@ -184,6 +190,11 @@ class IAUNet(nn.Module):
     def emb_dim(self) -> int:
         """Channels of the free embedding; 0: there is none."""
         return self.options["emb_dim"]
+
+    @property
+    def n_classes(self) -> int:
+        """Classes of voxels besides background; 0: the network does not tell."""
+        return self.options["n_classes"]
 
     def forward(self, x: torch.Tensor, id_gradient: float = 1.0) -> Outputs:
         """Return the outputs; `id_gradient` scales what the identity branch tells the trunk."""

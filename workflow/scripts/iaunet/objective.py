@@ -20,6 +20,7 @@ TERMS = (
     "discriminative",
     "contrastive",
     "boundary",
+    "semantic",
 )
 NEGATIVES = {"random": 0.0, "hard": 0.0, "similar": 0.5}
 """How a triplet's negative is found, and how much similar morphology counts."""
@@ -106,6 +107,7 @@ def loss_terms(
         ),
         "contrastive": lambda: contrastive(out, labels, generator),
         "boundary": lambda: losses.boundary(out.bnd, whole),
+        "semantic": lambda: losses.semantic(out.sem, batch["classes"]),
     }
     terms = {name: make() for name, make in makers.items() if recipe.weight(name) > 0}
     facts = {"active": math.nan, "distance": math.nan}

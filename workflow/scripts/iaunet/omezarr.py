@@ -26,6 +26,8 @@ SMALLEST_LEVEL_PX = 256
 INNER_PX = {2: (512, 512), 3: (16, 128, 128)}
 SHARD_PX = {2: (1024, 1024), 3: (16, 512, 512)}
 PIECE_BYTES = 4 << 20
+INSTANCES, SEMANTIC = "instances", "semantic"
+"""Names of the labels: every object has a number; every voxel has that of a class."""
 
 Reduction = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 
@@ -104,7 +106,7 @@ def write_pyramid(group_path: Path) -> None:
     _fill_levels(_open_group(group_path, "r+"), halved_mean)
 
 
-def write_label_pyramid(path: Path, name: str | None = "instances") -> None:
+def write_label_pyramid(path: Path, name: str | None = INSTANCES) -> None:
     """Fill levels 1, 2, ... of labels from level 0 with every second voxel, in bounded memory.
 
     `name` is that of labels of an image; None: the store is the labels.
@@ -150,9 +152,15 @@ def open_level(path: Path, level: int = 0, mode: str = "r") -> zarr.Array:
     return _open_array(_open_group(path, mode), path, str(level))
 
 
-def open_labels(path: Path, name: str = "instances", level: int = 0, mode: str = "r") -> zarr.Array:
+def open_labels(path: Path, name: str = INSTANCES, level: int = 0, mode: str = "r") -> zarr.Array:
     """Open one level of labels."""
     return _open_array(_open_group(path, mode), path, f"labels/{name}/{level}")
+
+
+def labels_attrs(path: Path, name: str) -> dict[str, object]:
+    """Return what stands under the key ``iaunet`` of labels."""
+    group = _open_group(Path(path) / "labels" / name, "r")
+    return dict(group.attrs.asdict().get("iaunet", {}))
 
 
 def read_meta(path: Path) -> Meta:
@@ -179,17 +187,28 @@ def read_meta(path: Path) -> Meta:
 
 
 def add_labels(
-    path: Path, name: str, dtype: np.dtype | type, attrs: Mapping[str, object] | None = None
+    path: Path,
+    name: str,
+    dtype: np.dtype | type,
+    attrs: Mapping[str, object] | None = None,
+    names: Sequence[str] = (),
 ) -> zarr.Array:
-    """Add empty labels with the levels of the image; return their level 0."""
+    """Add empty labels with the levels of the image; return their level 0.
+
+    `names` are those of the labels 1, 2, ..., where each is a class.
+    """
     meta = read_meta(path)
     image = _open_group(path, "r+")
     labels = image.require_group("labels")
-    names = [*labels.attrs.asdict().get("ome", {}).get("labels", []), name]
+    there = [*labels.attrs.asdict().get("ome", {}).get("labels", []), name]
     group = labels.create_group(name)
-    source = {"source": {"image": "../../"}}
+    source: dict[str, object] = {"source": {"image": "../../"}}
+    if names:
+        source["properties"] = [
+            {"label-value": number, "class": one} for number, one in enumerate(names, start=1)
+        ]
     array = _fill_labels(group, meta.shape, meta.axes, dtype, meta.pixel_um, name, source, attrs)
-    labels.attrs["ome"] = {"version": VERSION, "labels": names}
+    labels.attrs["ome"] = {"version": VERSION, "labels": there}
     return array
 
 
@@ -206,9 +225,9 @@ def create_labels(
     return _fill_labels(group, shape, axes, dtype, pixel_um, "labels", {}, attrs)
 
 
-def create_part(path: Path, shape: Sequence[int], dtype: np.dtype | type) -> zarr.Array:
-    """Create a store with level 0 of labels alone, of which one job writes some shards."""
-    group = zarr.create_group(str(path), zarr_format=3, overwrite=False)
+def create_part(path: Path, name: str, shape: Sequence[int], dtype: np.dtype | type) -> zarr.Array:
+    """Create level 0 of labels in a store of which one job writes some shards."""
+    group = zarr.create_group(str(Path(path) / name), zarr_format=3, overwrite=False)
     axes = "zyx"[-len(shape) :]
     _create_levels(group, shape, axes, np.dtype(dtype), [(1,) * len(shape)], ZstdCodec(level=1))
     return group["0"]
@@ -223,12 +242,13 @@ def link_part(part: Path, store: Path, name: str) -> None:
         The part was made for an array of another shape or type.
     """
     level = Path(store) / "labels" / name / "0"
-    found, wanted = (Path(folder) / "zarr.json" for folder in (Path(part) / "0", level))
+    source = Path(part) / name / "0"
+    found, wanted = source / "zarr.json", level / "zarr.json"
     if not found.is_file() or found.read_bytes() != wanted.read_bytes():
         raise InputError(f"{part}: not a part of these labels; run paint.py again")
-    for shard in sorted((Path(part) / "0" / "c").rglob("*")):
+    for shard in sorted((source / "c").rglob("*")):
         if shard.is_file():
-            target = level / shard.relative_to(Path(part) / "0")
+            target = level / shard.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             _link_or_copy(str(shard), str(target))
 

@@ -23,7 +23,7 @@ from iaunet.errors import InputError
 zarr.config.set({"threading.max_workers": 1})  # as in `omezarr`
 
 VERSION = 1
-LABELS = "labels"
+LABELS, CLASSES = "labels", "sem"
 INNER_PX = {2: (256, 256), 3: (32, 64, 64)}
 """Wanted size of the parts of a shard that are compressed and read one by one."""
 
@@ -128,8 +128,9 @@ def create(
     id_stride: Sequence[int],
     n_channels: int = 16,
     emb_dim: int = 0,
+    n_classes: int = 0,
 ) -> Writer:
-    """Create a store of network outputs: fg, seed, off, lsig, id and emb, see `fixedpoint`.
+    """Create a store of network outputs: fg, seed, off, lsig, id, emb and sem, see `fixedpoint`.
 
     Parameters
     ----------
@@ -139,11 +140,14 @@ def create(
     id_stride : px per cell of ``id``.
     n_channels : length of the identity vectors.
     emb_dim : length of the embeddings; 0: there are none.
+    n_classes : how many classes the network tells; 0: no array of classes.
     """
     ndim = len(shape)
     leading = {"fg": 0, "seed": 0, "off": ndim, "lsig": ndim, "id": n_channels}
     if emb_dim:
         leading["emb"] = emb_dim
+    if n_classes:
+        leading[CLASSES] = 0
     return Writer(
         path,
         shape,
@@ -155,9 +159,15 @@ def create(
     )
 
 
-def create_labels(path: Path, shape: Sequence[int], core_px: Sequence[int]) -> Writer:
-    """Create a store of labels: one array ``labels``, uint64, 0 is background."""
-    return Writer(path, shape, core_px, {LABELS: (np.dtype("u8"), 0, (1,) * len(shape))})
+def create_labels(
+    path: Path, shape: Sequence[int], core_px: Sequence[int], *, classes: bool = False
+) -> Writer:
+    """Create a store of labels: an array ``labels``, uint64, 0 is background; and of classes."""
+    stride = (1,) * len(shape)
+    arrays = {LABELS: (np.dtype("u8"), 0, stride)}
+    if classes:
+        arrays[CLASSES] = (fixedpoint.DTYPE[CLASSES], 0, stride)
+    return Writer(path, shape, core_px, arrays)
 
 
 class Reader:
@@ -230,6 +240,10 @@ class Reader:
         if name not in strides:
             raise InputError(f"{self._paths[batch]}: no array '{name}'; found {sorted(strides)}")
         return tuple(strides[name])
+
+    def has(self, name: str) -> bool:
+        """Tell whether the stores have an array, as the first one says."""
+        return name in self.facts(0)["strides"]
 
     def facts(self, batch: int) -> dict:
         """Return what the writer of a batch noted, also what it was given when closed."""

@@ -28,7 +28,8 @@ class Annotated:
     lie partly where nothing is annotated are measured whole. `spots` (m, d) px are annotated
     voxels all over the image, none when all are. `pieces` (n + 1,) counts the connected parts
     of an instance. `weight` is the relative probability that a crop comes from this image.
-    A voxel takes 7 bytes.
+    `classes` int16 are those of the voxels, 0 background, -1 not annotated; none: not known.
+    A voxel takes 7 bytes, 9 with classes.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Annotated:
     spots: np.ndarray
     pieces: np.ndarray
     weight: float | None = None
+    classes: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -66,6 +68,7 @@ def annotate(
     labels: np.ndarray,
     spacing: Sequence[float],
     annotated: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
 ) -> Annotated:
     """Measure every instance once: normalised distance map, centre, size, morphology.
 
@@ -79,6 +82,8 @@ def annotate(
         Relative voxel lengths, for distances.
     annotated : bool array, same shape, optional
         Where the labels say what is there; none: everywhere.
+    classes : int array, same shape, optional
+        0 background, -1 not annotated.
     """
     if annotated is not None:
         labels = np.where(np.isin(labels, np.unique(labels[annotated])), labels, 0)
@@ -90,6 +95,9 @@ def annotate(
         known = np.flatnonzero(annotated)
         chosen = known[np.linspace(0, len(known) - 1, min(N_SPOTS, len(known))).astype(int)]
         spots = np.stack(np.unravel_index(chosen, labels.shape), axis=1)
+    if classes is not None:
+        known = classes if annotated is None else np.where(annotated, classes, -1)
+        measured["classes"] = known.astype(np.int16)
     return Annotated(name, group, image.astype(np.float16), labels=compact, spots=spots, **measured)
 
 
@@ -195,6 +203,7 @@ class Sampler:
         self.seed = seed
         self.weight = probabilities(images)
         self.diameter = [median_diameter(image) for image in images]
+        self.has_classes = any(image.classes is not None for image in images)
 
     def batch(self, step: int, pairs: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
         """Return the batch of a step, or only some of its pairs of crops.
@@ -202,6 +211,7 @@ class Sampler:
         image (B, 1, ...) float; labels (B, ...) int64; depth (B, 1, ...) float 0..1; both -1
         where nothing is annotated; centre (B, d, ...) float px of the crop; and per crop k the
         rows size[k] and morphology[k], indexed by label; pair (B,) int64, equal for two views.
+        When an image has classes, classes (B, ...) int64, -1 where they are not annotated.
         """
         views: list[dict[str, np.ndarray]] = []
         for pair in range(self.n_pairs) if pairs is None else pairs:
@@ -215,6 +225,8 @@ class Sampler:
             for key in ("image", "labels", "depth", "centre", "shift")
         }
         stacked["labels"] = stacked["labels"].long()
+        if self.has_classes:
+            stacked["classes"] = torch.from_numpy(np.stack([v["classes"] for v in views])).long()
         stacked["size"] = [torch.from_numpy(view["size"]) for view in views]
         stacked["morphology"] = [torch.from_numpy(view["morphology"]) for view in views]
         stacked["pair"] = torch.arange(len(views)) // 2
@@ -240,6 +252,7 @@ class Sampler:
             "size": np.ones(1, np.float32),
             "morphology": np.zeros((1, len(MORPHOLOGY)), np.float32),
             "shift": np.zeros(d, np.float32),
+            "classes": np.full(self.crop_px, -1, np.int16),
         }
 
     def _pair(self, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
@@ -277,12 +290,17 @@ class Sampler:
         image = _cut(whole.image, begin, source).astype(np.float32)
         labels = _cut(whole.labels, begin, source)
         depth = _cut(whole.depth, begin, source)
+        classes = np.full(source, -1, np.int16)
+        if whole.classes is not None:
+            classes = _cut(whole.classes, begin, source)
         factors = np.array(self.crop_px) / source
         if tuple(source) != self.crop_px:
             image = _resample(image, self.crop_px, smooth=True)
             depth = _resample(depth.astype(np.float32), self.crop_px, smooth=True)
-            labels = _resample(labels.astype(np.float32), self.crop_px, smooth=False)
-            labels = labels.astype(np.int32)
+            labels, classes = (
+                _resample(a.astype(np.float32), self.crop_px, smooth=False).astype(a.dtype)
+                for a in (labels, classes)
+            )
         centre = ((whole.centre + 0.5 - begin) * factors - 0.5).astype(np.float32)
         depth = np.where(labels > 0, np.maximum(depth / 255, 1e-3), labels).astype(np.float32)
         return {
@@ -293,6 +311,7 @@ class Sampler:
             "size": (whole.size * factors.prod()).astype(np.float32),
             "morphology": self.morphology[index],
             "shift": (begin * factors).astype(np.float32),
+            "classes": classes,
         }
 
 
@@ -364,28 +383,24 @@ def _resample(array: np.ndarray, shape: Sequence[int], *, smooth: bool) -> np.nd
 
 def _oriented(view: dict[str, np.ndarray], flips: np.ndarray, swap: bool) -> dict[str, np.ndarray]:
     """Flip axes and swap y and x: of the arrays, and of the centres that they hold."""
-    image, labels, depth, centre = (view[k] for k in ("image", "labels", "depth", "centre"))
+    names = ("image", "labels", "depth", "classes")
+    maps, centre = [view[name] for name in names], view["centre"]
     shift = view["shift"].copy()
     centre = centre.copy()
     for axis, flip in enumerate(flips):
         if flip:
-            image, labels, depth = (np.flip(a, axis) for a in (image, labels, depth))
+            maps = [np.flip(a, axis) for a in maps]
             centre = np.flip(centre, axis + 1).copy()
-            centre[axis] = labels.shape[axis] - 1 - centre[axis]
+            centre[axis] = centre.shape[axis + 1] - 1 - centre[axis]
             shift[axis] *= -1
     if swap:
-        image, labels, depth = (a.swapaxes(-1, -2) for a in (image, labels, depth))
+        maps = [a.swapaxes(-1, -2) for a in maps]
         order = [*range(len(flips) - 2), len(flips) - 1, len(flips) - 2]
         centre = centre.swapaxes(-1, -2)[order]
         shift = shift[order]
-    contiguous = np.ascontiguousarray
-    return view | {
-        "image": contiguous(image),
-        "labels": contiguous(labels),
-        "depth": contiguous(depth)[None],
-        "centre": contiguous(centre),
-        "shift": shift,
-    }
+    found = {name: np.ascontiguousarray(a) for name, a in zip(names, maps, strict=True)}
+    found["depth"] = found["depth"][None]
+    return view | found | {"centre": np.ascontiguousarray(centre), "shift": shift}
 
 
 def _photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

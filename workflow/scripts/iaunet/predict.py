@@ -45,7 +45,7 @@ def quantised(outputs: Outputs) -> dict[str, np.ndarray]:
     """Return the outputs of one window (batch of 1) in fixed point, see `fixedpoint`.
 
     fg and seed have the shape of the window, off and lsig (d, ...), id (16, .../stride); emb
-    (E, ...) when the network has that head.
+    (E, ...) and sem when the network has these heads.
     """
     values = {
         "fg": outputs.fg.sigmoid()[0, 0],
@@ -57,14 +57,19 @@ def quantised(outputs: Outputs) -> dict[str, np.ndarray]:
     if outputs.emb is not None:
         values["emb"] = outputs.emb[0]
     fixed = {name: fixedpoint.quantise(name, value.cpu().numpy()) for name, value in values.items()}
+    if outputs.sem is not None:
+        fixed["sem"] = outputs.sem[0].argmax(0).cpu().numpy().astype(fixedpoint.DTYPE["sem"])
     return hide_background(fixed)
 
 
 def hide_background(fixed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the outputs with zeros where fg is below the floor; id where its whole cell is."""
+    """Return the outputs with zeros where fg is below the floor; id where its whole cell is.
+
+    Classes stay: some are of what is no object.
+    """
     background = fixed["fg"] < fixedpoint.FG_FLOOR
-    shown = {"fg": fixed["fg"]}
-    for name in [name for name in fixed if name not in ("fg", "id")]:
+    shown = {name: fixed[name] for name in ("fg", "sem") if name in fixed}
+    for name in [name for name in fixed if name not in ("fg", "id", "sem")]:
         shown[name] = np.where(background, 0, fixed[name]).astype(fixed[name].dtype)
     cells = fixed["id"].shape[1:]
     stride = [n // c for n, c in zip(background.shape, cells, strict=True)]

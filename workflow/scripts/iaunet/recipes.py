@@ -82,6 +82,7 @@ def make_net(
     vectors: str,
     seed: int,
     start: Path | None,
+    n_classes: int = 0,
 ) -> IAUNet:
     """Return a network with the heads that the weighted terms need: new, or of a model file.
 
@@ -95,6 +96,7 @@ def make_net(
         "emb_dim": EMB_DIM if weights["discriminative"] and vectors != "spatial" else 0,
         "proj_dim": PROJ_DIM if weights["contrastive"] else 0,
         "outline": weights["boundary"] > 0,
+        "n_classes": n_classes,
     }
     if start is None:
         return IAUNet(ndim, **NET[ndim], **ranges(ndim, train), **heads)

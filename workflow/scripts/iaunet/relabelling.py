@@ -31,7 +31,7 @@ def write_labels(
     number = np.concatenate([np.zeros(1, number.dtype), number]).astype(labels.dtype)
     names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for box in boxes:
-        named = read_labels(reader, labels.shape, box)
+        named = read_nearest(reader, outputs.LABELS, labels.shape, box)
         numbered, here, counts = identity.relabel(named, values, number)
         omezarr.write_box(labels, box, numbered)
         names.append(here)
@@ -48,11 +48,19 @@ def write_labels(
     return found - np.uint64(1), voxels
 
 
-def read_labels(reader: outputs.Reader, shape: Sequence[int], box: grid.Box) -> np.ndarray:
-    """Return a box of the labels on the image's grid: of each voxel the nearest one."""
+def write_classes(classes, reader: outputs.Reader, boxes: Iterable[grid.Box]) -> None:
+    """Write boxes of level 0 of the classes of voxels."""
+    for box in boxes:
+        omezarr.write_box(classes, box, read_nearest(reader, outputs.CLASSES, classes.shape, box))
+
+
+def read_nearest(
+    reader: outputs.Reader, name: str, shape: Sequence[int], box: grid.Box
+) -> np.ndarray:
+    """Return a box of an array on the image's grid: of each voxel the nearest one."""
     at = scale.nearest(reader.shape, shape, box)
     source = tuple(slice(int(index[0]), int(index[-1]) + 1) for index in at)
-    here = reader.read(outputs.LABELS, source)
+    here = reader.read(name, source)
     if here.shape == grid.box_shape(box):
         return here
     return here[np.ix_(*(i - side.start for i, side in zip(at, source, strict=True)))]

@@ -20,12 +20,17 @@ BYTES_KEPT = 7
 """Of every voxel for the whole training: image 2, labels 4, distance 1."""
 BYTES_READ = 9
 """Of every voxel besides, of the one image that is being read."""
+UNKNOWN_CLASS = 255
+"""Stands for a voxel whose class is not annotated."""
 MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table with its opened files; `roi` is where it is annotated, if not all."""
+    """A row of the table with its opened files.
+
+    `roi` is where it is annotated, if not all; `classes` of every voxel, if they are known.
+    """
 
     name: str
     group: str
@@ -34,6 +39,7 @@ class Entry:
     image: images.Image
     mask: images.Image
     roi: images.Image | None
+    classes: images.Image | None
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return image, labels, and where they are annotated; none: everywhere.
@@ -56,6 +62,26 @@ class Entry:
         if roi is not None and not roi.any():
             raise InputError(f"{self.roi.path}: 0 everywhere: nothing is annotated")
         return image, labels, roi
+
+    def read_classes(self, n_classes: int) -> np.ndarray | None:
+        """Return the class of every voxel, -1 where it is not annotated; None: not known.
+
+        Raises
+        ------
+        InputError
+            There is a class above `n_classes`, other than 255 for what is not annotated.
+        """
+        if self.classes is None:
+            return None
+        found = self.classes.read().astype(np.int64)
+        found[found == UNKNOWN_CLASS] = -1
+        if found.min(initial=0) < -1 or found.max(initial=0) > n_classes:
+            wrong = found[(found < -1) | (found > n_classes)][0]
+            raise InputError(
+                f"{self.classes.path}: class {wrong}; --classes names {n_classes}, needs 0 "
+                f"(background) to {n_classes}, or {UNKNOWN_CLASS} where it is not annotated"
+            )
+        return found
 
 
 def read_table(table: Path) -> list[Entry]:
@@ -80,7 +106,7 @@ def read_table(table: Path) -> list[Entry]:
 
 
 def _entry(row: dict[str, str], table: Path, where: str) -> Entry:
-    row = {"split": "", "roi": "", "weight": "", **row}
+    row = {"split": "", "roi": "", "weight": "", "classes": "", **row}
     if not row["reference"]:
         raise InputError(f"{where}: no reference; training needs a mask")
     if row["split"] not in ("", "train", "validation"):
@@ -92,10 +118,14 @@ def _entry(row: dict[str, str], table: Path, where: str) -> Entry:
         frame=row["frame"] or None,
     )
     mask = _like(image, labelfiles.open_labels(table.parent / row["reference"]))
-    roi = _like(image, images.open_image(table.parent / row["roi"])) if row["roi"] else None
+    roi, classes = (
+        _like(image, images.open_image(table.parent / row[name])) if row[name] else None
+        for name in ("roi", "classes")
+    )
     group = row["group"] or row["image"]
     weight = _weight(row["weight"], where)
-    return Entry(row["image"], group, row["split"] or side_of(group), weight, image, mask, roi)
+    side = row["split"] or side_of(group)
+    return Entry(row["image"], group, side, weight, image, mask, roi, classes)
 
 
 def _weight(text: str, where: str) -> float | None:
