@@ -17,32 +17,38 @@ OPTIONS = {
 BLOCK = {2: [64, 64], 3: [16, 32, 32]}
 
 
-def constructor(ndim, emb_dim=0):
+def constructor(ndim, emb_dim=0, n_classes=0):
     limits = {"max_offset": [20] * ndim, "max_sigma": [9] * ndim}
-    return {"ndim": ndim, **OPTIONS[ndim], **limits, "emb_dim": emb_dim}
+    heads = {"emb_dim": emb_dim, "n_classes": n_classes}
+    return {"ndim": ndim, **OPTIONS[ndim], **limits, **heads}
 
 
-def small_net(ndim, seed=0, emb_dim=0):
+def small_net(ndim, seed=0, emb_dim=0, n_classes=0):
     """Return a network whose statistics are not symmetric, as after training."""
     torch.manual_seed(seed)
-    net = IAUNet(**constructor(ndim, emb_dim))
+    net = IAUNet(**constructor(ndim, emb_dim, n_classes))
     for module in net.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     nn.init.normal_(net.head.weight, std=2.0)
+    if n_classes:
+        weight = net.heads["sem"].weight
+        nn.init.normal_(weight, std=2.0)
+        weight.data -= weight.data.mean(1, keepdim=True)  # features are positive
     return net.eval()
 
 
-def save_model(path, ndim, seed=0):
+def save_model(path, ndim, seed=0, classes=()):
     """Write a model file with random weights; its clustering finds a few objects."""
-    net = small_net(ndim, seed)
+    net = small_net(ndim, seed, n_classes=len(classes))
     meta = {
         "name": path.stem,
         "ndim": ndim,
         "in_channels": 1,
-        "net": constructor(ndim),
+        "net": constructor(ndim, n_classes=len(classes)),
+        "classes": [{"name": name, "thing": thing} for name, thing in classes],
         "stride": list(net.stride),
         "id_stride": list(net.id_stride),
         "radius": list(dependency_radius(net)),

@@ -76,6 +76,7 @@ def test_every_description_says_what_is_needed():
         ("device", "cpu\n", "cuda:N"),
         ("training.name", "../x", "letters"),
         ("training.start", 3, "or null"),
+        ("training.classes", "nucleus", "a list"),
         ("ablation.rows", ["x"], "resources/ablation.csv"),
         ("ablation.seeds", 0, "1 to 20"),
         ("images", 3, "CSV"),

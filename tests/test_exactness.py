@@ -11,6 +11,7 @@ import tifffile
 import cluster
 import infer
 import measure
+import nets
 import stitch
 import tile
 from iaunet import checkpoint as model_files
@@ -108,6 +109,30 @@ def objects(folder):
     """Return the bytes of the object table without the columns that tell of the tiling."""
     frame = tables.read_text(folder / "objects.csv")
     return frame.drop(columns=OF_THE_TILING).to_csv().encode()
+
+
+@pytest.mark.parametrize(
+    ("shape", "cores"),
+    [((150, 190), [(152, 192), (64, 48)]), ((24, 60, 70), [(24, 64, 72), (8, 16, 40)])],
+    ids=["2d", "3d"],
+)
+def test_classes_of_voxels_are_the_same_for_any_tiling(tmp_path, shape, cores, rng):
+    image = tmp_path / "image.tif"
+    tifffile.imwrite(image, rng.integers(0, 60_000, shape).astype(np.uint16))
+    names = (("nucleus", True), ("tissue", False))
+    seed = {2: 8, 3: 7}[len(shape)]  # with these, all classes occur
+    model = nets.save_model(tmp_path / "m.safetensors", len(shape), seed, classes=names)
+    found = [
+        segment(tmp_path / str(k), image, model, core, 1 + 2 * k) for k, core in enumerate(cores)
+    ]
+    assert label_files(found[0]) == label_files(found[1])
+    assert objects(found[0]) == objects(found[1])
+    store = omezarr.open_labels(found[0] / "image.ome.zarr", "semantic")
+    counts = np.bincount(store[...].ravel(), minlength=3)
+    assert (counts > 0).all()
+    report = json.loads((found[0] / "metrics.json").read_text())["classes"]
+    size = "area_px" if len(shape) == 2 else "volume_px"
+    assert [one[size] for one in report] == counts[1:].tolist()
 
 
 def real_nuclei():

@@ -69,6 +69,7 @@ class Run:
         self.gid = dict(zip(ids.tolist(), first.tolist(), strict=True))
         self.area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
         self.settings = [{"seed": 0.5}] * n_batches
+        self.classes = None
         self.batches = [self.batch(k) for k in range(n_batches)]
 
     def batch(self, k):
@@ -103,11 +104,15 @@ class Run:
         for k, (written, table, seen) in enumerate(self.batches):
             store = self.folder / f"{k}.zarr"
             cli.remove(store)
-            writer = outputs.create_labels(store, self.labels.shape, self.core)
+            has_classes = self.classes is not None
+            writer = outputs.create_labels(store, self.labels.shape, self.core, classes=has_classes)
             for index, values in written.items():
                 tile = grid.tile(self.labels.shape, self.core, index)
-                writer.write(tile, {outputs.LABELS: values})
-            writer.close(settings=self.settings[k])
+                arrays = {outputs.LABELS: values}
+                if has_classes:
+                    arrays[outputs.CLASSES] = self.classes[tile.core]
+                writer.write(tile, arrays)
+            writer.close(settings=self.settings[k], classes=[{"name": "a", "thing": True}])
             tables.write_parquet(table, self.folder / f"{k}.parquet")
             tables.write_parquet(seen, self.folder / f"{k}.sightings.parquet")
             none = joining.contacts(*np.zeros((2, 0)), np.zeros((0, 2), np.int64))
@@ -240,6 +245,23 @@ def test_output_shards_are_cut_differently_than_tiles(tmp_path):
     array = omezarr.open_labels(tmp_path / "out" / "cells.ome.zarr")
     assert 1280 % array.shards[1] != 0
     assert array.nchunks > 1
+
+
+@pytest.mark.parametrize("image_shape", [(96, 130), (40, 51)])
+def test_classes_of_voxels_come_to_the_grid_of_the_image_with_their_names(tmp_path, image_shape):
+    shape = (96, 130)
+    run = Run(tmp_path, drawn(shape), (32, 32), 2)
+    run.classes = (run.labels % 2).astype(np.uint8)
+    if image_shape != shape:
+        resample(run, image_shape)
+    run.stitch()
+    found = omezarr.open_labels(run.path("output"), "semantic")
+    assert found.dtype == np.uint8
+    at = scale.nearest(shape, image_shape, tuple(slice(0, n) for n in image_shape))
+    np.testing.assert_array_equal(found[...], run.classes[np.ix_(*at)])
+    group = zarr.open_group(run.path("output") / "labels/semantic", mode="r")
+    ImageLabel.from_zarr(group)
+    assert group.attrs["ome"]["image-label"]["properties"] == [{"label-value": 1, "class": "a"}]
 
 
 @pytest.mark.parametrize("shape", [(60, 530), (12, 40, 44)])
@@ -485,6 +507,7 @@ def option(paths, name):
 @pytest.mark.parametrize("shape", [(96, 130), (12, 40, 44)])
 def test_labels_written_in_parts_have_the_same_bytes(tmp_path, small_shards, shape, n_parts):
     run = Run(tmp_path, drawn(shape), tuple(n // 4 for n in shape), 3)
+    run.classes = (run.labels % 2).astype(np.uint8)
     run.stitch()
     run.path("record").unlink()
     before = files(run.folder / "out")

@@ -89,7 +89,7 @@ ALSO = {
     "numbering": {"fragments", "identity", "joining", "outputs"},
     "relabelling": {"identity", "scale"},
     "verify": {"bounds", "clustering", "settings"},
-    "labelfiles": {"metrics"},  # counts overlaps block by block
+    "labelfiles": {"classes", "metrics"},  # counts overlaps block by block
 }
 OWNERS = {
     "torch": {*LAYERS["torch"], "ablation_score", "infer", "sticks", "train"},

@@ -44,9 +44,9 @@ def assembled(net, image, core_px, **options):
     return whole
 
 
-@pytest.mark.parametrize(("ndim", "emb_dim"), [(2, 0), (3, 0), (2, 3)])
-def test_neither_tiles_nor_threads_change_one_bit_of_the_outputs(ndim, emb_dim, rng):
-    net = small_net(ndim, emb_dim=emb_dim)
+@pytest.mark.parametrize(("ndim", "heads"), [(2, 0), (3, 0), (2, 3), (3, 2)])
+def test_neither_tiles_nor_threads_change_one_bit_of_the_outputs(ndim, heads, rng):
+    net = small_net(ndim, emb_dim=heads, n_classes=heads)
     image = rng.normal(0.4, 0.4, SHAPE[ndim]).astype(np.float32)
     first = None
     for k, core in enumerate(CORES[ndim]):
@@ -55,7 +55,9 @@ def test_neither_tiles_nor_threads_change_one_bit_of_the_outputs(ndim, emb_dim, 
         for name, array in first.items():
             np.testing.assert_array_equal(array, found[name], err_msg=f"{name}, core {core}")
     assert first["fg"].std() > 1
-    assert ("emb" in first) == bool(emb_dim)
+    assert ("emb" in first) == ("sem" in first) == bool(heads)
+    if heads:
+        assert len(np.unique(first["sem"])) > 1
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

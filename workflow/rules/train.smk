@@ -28,6 +28,7 @@ rule train:
         steps=config["training"]["steps"],
         seed=config["training"]["seed"],
         start=start_option,
+        classes=config["training"]["classes"],
         device=config["device"],
     shell:
         "python {input.script:q}"
@@ -35,5 +36,6 @@ rule train:
         " --card {output.card} --curves-csv {output.csv} --curves-png {output.png}"
         " --work training/{params.name}"
         " --max-minutes {params.minutes} --max-steps {params.steps} --seed {params.seed}"
-        " {params.start:q} --threads {threads} --device {params.device} --record {output.record}"
+        " {params.start:q} --classes {params.classes:q}"
+        " --threads {threads} --device {params.device} --record {output.record}"
         " 2> {log}"

@@ -205,12 +205,10 @@ class Classes:
 
 def classes_of(store: Path) -> Classes | None:
     """Return the classes of the voxels of a store; None when the model tells none."""
-    path = store / "labels" / omezarr.SEMANTIC
-    if not path.is_dir():
+    found = labelfiles.classes(store)
+    if not found:
         return None
-    stored = omezarr.labels_attrs(store, omezarr.SEMANTIC)["classes"]
-    found = [classes.Class(**one) for one in stored]
-    of_voxels = labelfiles.open_labels(path)
+    of_voxels = labelfiles.open_labels(store / "labels" / omezarr.SEMANTIC)
     return Classes(found, labelfiles.overlap(of_voxels, labelfiles.open_labels(store)))
 
 

@@ -306,6 +306,7 @@ def content(args: argparse.Namespace) -> dict:
         "figure": None if figure is None else views.data_uri("image/svg+xml", figure),
         "figure_width": 310 * n_figures,
         "figure_note": f"All {n_objects:,} objects.",
+        "classes": wording.classes(metrics),
         "numbers": wording.numbers(metrics),
         "origin": wording.origin(tiles),
         "steps": wording.steps(provenance),

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import images, metrics
+from iaunet import images, metrics, omezarr
+from iaunet.classes import Class
 from iaunet.errors import InputError
 from iaunet.grid import Box
 
@@ -35,6 +36,13 @@ def open_labels(path: Path) -> images.Image:
     if labels.dtype.kind not in "ui":
         raise InputError(f"{path}: holds {labels.dtype} values; needs labels, integers >= 0")
     return labels
+
+
+def classes(store: Path) -> list[Class]:
+    """Return the classes of the voxels of a store of ours; none: its model tells none."""
+    if not (Path(store) / "labels" / omezarr.SEMANTIC).is_dir():
+        return []
+    return [Class(**one) for one in omezarr.labels_attrs(store, omezarr.SEMANTIC)["classes"]]
 
 
 def overlap(true: images.Image, predicted: images.Image) -> metrics.Overlap:

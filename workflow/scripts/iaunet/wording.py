@@ -199,8 +199,30 @@ def numbers(metrics: dict) -> list[tuple[str, str]]:
     return [
         (NAMES.get(key, key.replace("_", " ")), number(value, 4))
         for key, value in metrics.items()
-        if key not in ("warnings", "ap", "image", "model") and not isinstance(value, dict)
+        if key not in ("warnings", "ap", "image", "model", "classes")
+        and not isinstance(value, dict)
     ]
+
+
+def classes(metrics: dict) -> list[dict[str, str]]:
+    """Return size and number of objects of every class; none when the model tells no classes."""
+    rows = []
+    for one in metrics.get("classes", []):
+        (px, um) = (key for key in one if key.startswith(("area_", "volume_")))
+        size = f"{one[px]:,} px"
+        if one[um] is not None:
+            power = "\N{SUPERSCRIPT TWO}" if um.endswith("um2") else "\N{SUPERSCRIPT THREE}"
+            size += f", {one[um]:,.1f} \N{MICRO SIGN}m{power}"
+        rows.append(
+            {
+                "name": one["name"],
+                "kind": one["kind"],
+                "objects": "" if one["n_objects"] is None else f"{one['n_objects']:,}",
+                "size": size,
+                "share": f"{100 * one['fraction']:.2f} %",
+            }
+        )
+    return rows
 
 
 def origin(tiles: dict) -> list[tuple[str, str]]:
