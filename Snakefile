@@ -33,5 +33,9 @@ rule all:
         run_results,
 
 
+onstart:
+    note_run()
+
+
 onerror:
     summarize_failed_run()

@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from snakemake.api import SnakemakeApi
@@ -66,6 +68,20 @@ def snakemake(folder, *options):
     )
 
 
+def killed(folder, when):
+    """Start a run and kill Snakemake, and nothing else, once a path exists; return its output."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--cores", "1"]
+    with (folder / "killed.log").open("w") as log:
+        run = subprocess.Popen(command, cwd=folder, stderr=log, stdout=log)
+        deadline = time.monotonic() + 300
+        while not list(folder.glob(when)):
+            assert run.poll() is None, (folder / "killed.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        run.kill()
+        run.wait()
+
+
 def rows(path):
     with path.open(newline="") as file:
         return {row["image"]: row for row in csv.DictReader(file)}
@@ -96,6 +112,60 @@ def test_a_wrong_config_stops_before_the_jobs_with_all_reasons(folder):
 def test_an_unknown_image_is_named(folder):
     with pytest.raises(WorkflowError, match=r"no image 'z' in images\.csv"):
         dry_run(folder, ["results/z/report.html"])
+
+
+def test_a_killed_run_goes_on_with_the_same_command_to_the_same_bytes(tmp_path):
+    rng = np.random.default_rng(4)
+    image, _ = synthetic.draw_nuclei((200, 180), rng, diameter_px=22)
+    folders = [tmp_path / "killed", tmp_path / "whole"]
+    for folder in folders:
+        folder.mkdir()
+        tifffile.imwrite(folder / "a.tif", image)
+        write_table(folder / "images.csv", [{"image": "a", "path": "a.tif"}])
+        tiling = "tiling: {core_px: [96, 96], tiles_per_batch: 2}\n"
+        config = f"images: images.csv\nmodel: {SHIPPED}\ndiameter_px: native\n{tiling}"
+        (folder / "config.yaml").write_text(config)
+    for when in ("results/a/steps/tiles.json", "logs/infer/a/1.log", "logs/stitch/a.log"):
+        killed(folders[0], when)
+        assert (folders[0] / ".snakemake/locks").is_dir()
+    for folder in folders:
+        done = snakemake(folder)
+        assert done.returncode == 0, done.stderr
+    assert "was killed; going on" in (folders[0] / "killed.log").read_text()
+    found = [
+        {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.glob("results/a/**/*"))
+            if path.is_file() and ("ome.zarr" in str(path) or path.suffix in (".csv", ".parquet"))
+        }
+        for folder in folders
+    ]
+    found = [{k: v for k, v in one.items() if ".snakemake" not in k} for one in found]
+    assert found[0].keys() == found[1].keys()
+    for name, content in found[0].items():
+        assert content == found[1][name], name
+
+
+def test_the_locks_of_a_run_that_lives_or_is_elsewhere_stay(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(SHIPPED.read_bytes())
+    write_image(tmp_path / "a.tif", (70, 90))
+    write_table(tmp_path / "images.csv", [{"image": "a", "path": "a.tif"}])
+    (tmp_path / "config.yaml").write_text("images: images.csv\nmodel: ./m.safetensors\n")
+    killed(tmp_path, "results/a/steps/tiles.json")
+    noted = tmp_path / ".snakemake/iaunet/running.json"
+    dead = json.loads(noted.read_text())
+    began = psutil.Process().create_time()
+    for other in (
+        {"host": "another"},
+        {"pid": os.getpid(), "began": began},
+    ):
+        noted.write_text(json.dumps(dead | other))
+        refused = snakemake(tmp_path)
+        assert refused.returncode != 0
+        assert "cannot be locked" in refused.stderr
+    # The number went to another process meanwhile.
+    noted.write_text(json.dumps(dead | {"pid": os.getpid(), "began": began - 1000}))
+    assert snakemake(tmp_path).returncode == 0
 
 
 def test_training_starts_from_a_known_model_only(folder):

@@ -4,15 +4,19 @@ import csv
 import hashlib
 import json
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 REPOSITORY = Path(workflow.basedir)
+RUNNING = Path(".snakemake/iaunet/running.json")
 
 # The Python that runs Snakemake runs the steps, also when its environment is not activated; an
 # environment that Snakemake activates for a job comes first.
@@ -96,6 +100,48 @@ def checked_plan():
     return json.loads(result.stdout)
 
 
+def is_alive(noted):
+    """Tell whether the process that `note_run` wrote down still runs, on this machine."""
+    try:
+        process = psutil.Process(int(noted["pid"]))
+        # The clock may have been set meanwhile.
+        same = abs(process.create_time() - noted["began"]) < 60
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def forget_killed_run():
+    """Remove the locks that Snakemake left when it was killed, so that the next run goes on.
+
+    Only when the run that holds them was on this machine and is no more: `note_run` said which
+    it was. Locks of a run elsewhere stay, and Snakemake says what to do.
+    """
+    locks = Path(".snakemake/locks")
+    if not (workflow.is_main_process and RUNNING.is_file() and locks.is_dir()):
+        return
+    try:
+        noted = json.loads(RUNNING.read_text())
+        killed = noted["host"] == platform.node() and not is_alive(noted)
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return
+    if killed:
+        logger.info(
+            "The last run in this folder was killed; going on where it stopped."
+        )
+        shutil.rmtree(locks)
+
+
+def note_run():
+    """Write which process runs the workflow in this folder."""
+    began = psutil.Process().create_time()
+    partial = RUNNING.with_name(f"{RUNNING.name}.{os.getpid()}.partial")
+    partial.write_text(
+        json.dumps({"host": platform.node(), "pid": os.getpid(), "began": began})
+    )
+    partial.replace(RUNNING)
+
+
 def ablation_rows_file():
     """Return the table that says what every row of the ablation is."""
     return os.path.relpath(REPOSITORY / "resources/ablation.csv")
@@ -117,6 +163,7 @@ for section, keys in {
         for key in keys & set(config[section]):
             config[section][key] = with_numbers(config[section][key])
 
+forget_killed_run()
 VERSION = library_version()
 PLAN = checked_plan()
 ABLATION = ablation_rows()
