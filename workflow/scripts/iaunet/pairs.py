@@ -87,29 +87,30 @@ def add(one, other, bounds, keys, counts, filled):
     keys, counts, filled : of `table` or an earlier call; the result takes their place
     """
     length = one.shape[2]
+    if length == 0:
+        return keys, counts, filled
     low, high = bounds[2]
     for z in range(one.shape[0]):
         for y in range(one.shape[1]):
             inside = bounds[0, 0] <= z < bounds[0, 1] and bounds[1, 0] <= y < bounds[1, 1]
-            x = 0
-            while x < length:
-                first, second = one[z, y, x], other[z, y, x]
-                start = x
-                x += 1
-                while x < length and one[z, y, x] == first and other[z, y, x] == second:
-                    x += 1
-                if first == 0 and second == 0:
+            line, opposite = one[z, y], other[z, y]
+            first, second, start = line[0], opposite[0], 0
+            for x in range(1, length + 1):
+                if x < length and line[x] == first and opposite[x] == second:
                     continue
-                place = _place(keys, counts, np.uint64(first), np.uint64(second))
-                if counts[place, 0] == 0:
-                    keys[place, 0] = first
-                    keys[place, 1] = second
-                    filled += 1
-                counts[place, 0] += x - start
-                if inside:
-                    counts[place, 1] += max(0, min(x, high) - max(start, low))
-                if 2 * filled > len(counts):
-                    keys, counts = _grown(keys, counts)
+                if first != 0 or second != 0:
+                    place = _place(keys, counts, np.uint64(first), np.uint64(second))
+                    if counts[place, 0] == 0:
+                        keys[place, 0] = first
+                        keys[place, 1] = second
+                        filled += 1
+                    counts[place, 0] += x - start
+                    if inside:
+                        counts[place, 1] += max(0, min(x, high) - max(start, low))
+                    if 2 * filled > len(counts):
+                        keys, counts = _grown(keys, counts)
+                if x < length:
+                    first, second, start = line[x], opposite[x], x
     return keys, counts, filled
 
 
