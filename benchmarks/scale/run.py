@@ -1,0 +1,159 @@
+r"""Memory and time of cluster.py, stitch.py and measure.py against the size of an image.
+
+The network's outputs are drawn (see `drawn.py`), so that only the steps after it are measured.
+Every job is a process of its own with one thread, as in a run of the workflow.
+
+Example
+-------
+    python benchmarks/scale/run.py --work /tmp/scale --output docs/scale \\
+        --sizes 12500x12500 35355x35355 100000x100000 512x512x512 1024x1024x1024 2048x2048x2048
+"""
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
+
+import drawn
+from iaunet import checkpoint, cli, omezarr
+from iaunet.errors import OptionError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODELS = {2: "nuclei-2d", 3: "nuclei-3d"}
+N_OBJECTS = {2: 100, 3: 60}
+STEPS = ("cluster", "stitch", "measure")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = cli.base_parser(__doc__)
+    parser.add_argument("--sizes", nargs="+", required=True, help="shapes, 512x512x512 and so on")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the stores")
+    parser.add_argument("--output", type=Path, required=True, help="folder for table and figure")
+    parser.add_argument("--objects", type=int, help="objects per tile (default 100 in 2D, 60)")
+    return parser.parse_args(argv)
+
+
+def step(name: str, record: Path, *options: object) -> dict:
+    """Run a step; return its record."""
+    script = REPOSITORY / "workflow/scripts" / f"{name}.py"
+    command = [sys.executable, script, *options, "--record", record]
+    subprocess.run([str(word) for word in command], check=True, stderr=subprocess.PIPE, text=True)
+    return json.loads(record.read_text())
+
+
+def run(shape: Sequence[int], work: Path, n_objects: int) -> list[dict]:
+    """Draw an image, run the steps and return a row for each."""
+    folder = work / "x".join(map(str, shape))
+    shutil.rmtree(folder, ignore_errors=True)
+    model = REPOSITORY / "resources/models" / f"{MODELS[len(shape)]}.safetensors"
+    meta = {"name": MODELS[len(shape)], "sha256": checkpoint.sha256(model)}
+    n_batches = drawn.write(folder, shape, n_objects, meta)
+    tiles = folder / "tiles.json"
+    made = {
+        option: [folder / "labels" / f"{batch}.{end}" for batch in range(n_batches)]
+        for option, end in (
+            ("labels", "zarr"),
+            ("tables", "parquet"),
+            ("sightings", "sightings.parquet"),
+            ("contacts", "contacts.parquet"),
+        )
+    }
+    stores = [folder / "outputs" / f"{batch}.zarr" for batch in range(n_batches)]
+    (folder / "labels").mkdir()
+    records = {
+        "cluster": [
+            step(
+                "cluster", folder / f"cluster-{k}.json", "--tiles", tiles, "--model", model,
+                "--outputs", *stores, "--batch", k, "--output", made["labels"][k],
+                "--table", made["tables"][k], "--sightings", made["sightings"][k],
+                "--contacts", made["contacts"][k],
+            )
+            for k in range(n_batches)
+        ]
+    }  # fmt: skip
+    result, table, seams = folder / "drawn.ome.zarr", folder / "ids.parquet", folder / "seams.csv"
+    lists = [word for name, paths in made.items() for word in (f"--{name}", *paths)]
+    records["stitch"] = [
+        step(
+            "stitch", folder / "stitch.json", "--store", folder / "image.zarr", "--tiles", tiles,
+            *lists, "--output", result, "--identities", table, "--seams", seams,
+        )
+    ]  # fmt: skip
+    records["measure"] = [
+        step(
+            "measure", folder / "measure.json", "--store", result, "--tiles", tiles,
+            "--identities", table, "--seams", seams, "--output-csv", folder / "objects.csv",
+            "--output-parquet", folder / "objects.parquet", "--metrics", folder / "metrics.json",
+            "--provenance", folder / "provenance.json",
+        )
+    ]  # fmt: skip
+    copying = copy_seconds(result, folder / "copy.zarr", made["labels"], tiles)
+    n = json.loads((folder / "metrics.json").read_text())["n_objects"]
+    rows = [
+        {
+            "shape": " x ".join(f"{n:,}" for n in shape),
+            "voxels": math.prod(shape),
+            "objects": n,
+            "step": name,
+            "jobs": len(records[name]),
+            "cpu_seconds": sum(record["cpu_seconds"] for record in records[name]),
+            "peak_memory_mb": max(record["peak_memory_mb"] for record in records[name]),
+        }
+        for name in STEPS
+    ]
+    rows.append(rows[1] | {"step": "copy", "jobs": 1, "cpu_seconds": copying, "peak_memory_mb": np.nan})
+    return rows
+
+
+def copy_seconds(result: Path, path: Path, stores: Sequence[Path], tiles: Path) -> float:
+    """Return CPU seconds of reading the labels of all batches and writing the final ones.
+
+    What stitch.py has to read and write at least, by zarr alone.
+    """
+    import zarr
+
+    runs = json.loads(tiles.read_text())
+    final = omezarr.open_labels(result)
+    copy = zarr.create_array(
+        path, shape=final.shape, dtype=final.dtype, chunks=final.chunks, shards=final.shards,
+        compressors=final.compressors,
+    )  # fmt: skip
+    core, counts = runs["core"], drawn.grid.grid_shape(final.shape, runs["core"])
+    began = time.process_time()
+    for store, (first, end) in zip(stores, runs["batches"], strict=True):
+        labels = zarr.open_array(store / "labels", mode="r")
+        for index in range(first, end):
+            labels[drawn.grid.tile(final.shape, core, index).core]
+    for box in omezarr.shard_boxes(final):
+        copy[box] = final[box]
+    return time.process_time() - began
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run all sizes and write the table."""
+    args = parse_args(argv)
+    shapes = [tuple(int(n) for n in size.split("x")) for size in args.sizes]
+    if any(len(shape) not in (2, 3) for shape in shapes):
+        raise OptionError("--sizes: needs YxX or ZxYxX")
+    rows = []
+    args.output.mkdir(parents=True, exist_ok=True)
+    for shape in shapes:
+        rows += run(shape, args.work, args.objects or N_OBJECTS[len(shape)])
+        table = pd.DataFrame(rows)
+        print(table.tail(4).to_string(), flush=True)
+        table.to_csv(args.output / "scale.csv", index=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)
