@@ -25,6 +25,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
 
 import drawn
+
 from iaunet import checkpoint, cli, omezarr
 from iaunet.errors import OptionError
 
@@ -112,7 +113,9 @@ def run(shape: Sequence[int], work: Path, n_objects: int) -> list[dict]:
         }
         for name in STEPS
     ]
-    rows.append(rows[1] | {"step": "copy", "jobs": 1, "cpu_seconds": copying, "peak_memory_mb": np.nan})
+    rows.append(
+        rows[1] | {"step": "copy", "jobs": 1, "cpu_seconds": copying, "peak_memory_mb": np.nan}
+    )
     return rows
 
 
