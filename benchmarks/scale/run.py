@@ -10,7 +10,9 @@ Example
 """
 
 import argparse
+import io
 import json
+import logging
 import math
 import shutil
 import subprocess
@@ -19,6 +21,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -28,6 +34,8 @@ import drawn
 
 from iaunet import checkpoint, cli, omezarr
 from iaunet.errors import OptionError
+
+log = logging.getLogger("scale")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODELS = {2: "nuclei-2d", 3: "nuclei-3d"}
@@ -132,7 +140,7 @@ def copy_seconds(result: Path, path: Path, stores: Sequence[Path], tiles: Path) 
         path, shape=final.shape, dtype=final.dtype, chunks=final.chunks, shards=final.shards,
         compressors=final.compressors,
     )  # fmt: skip
-    core, counts = runs["core"], drawn.grid.grid_shape(final.shape, runs["core"])
+    core = runs["core"]
     began = time.process_time()
     for store, (first, end) in zip(stores, runs["batches"], strict=True):
         labels = zarr.open_array(store / "labels", mode="r")
@@ -154,8 +162,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     for shape in shapes:
         rows += run(shape, args.work, args.objects or N_OBJECTS[len(shape)])
         table = pd.DataFrame(rows)
-        print(table.tail(4).to_string(), flush=True)
+        log.info("\n%s", table.tail(4).to_string())
         table.to_csv(args.output / "scale.csv", index=False)
+        (args.output / "scale.png").write_bytes(figure(table))
+
+
+def figure(table: pd.DataFrame) -> bytes:
+    """Return time and memory of every step against the number of voxels, 2D and 3D."""
+    ndim = table["shape"].str.count(" x ") + 1
+    drawing, axes = plt.subplots(2, 2, figsize=(9, 7), sharex="col", layout="constrained")
+    for column, (n, some) in enumerate(table.groupby(ndim)):
+        for name, rows in some.groupby("step", sort=False):
+            style = {"marker": "o", "label": name, "linestyle": "--" if name == "copy" else "-"}
+            axes[0, column].plot(rows["voxels"], rows["cpu_seconds"], **style)
+            axes[1, column].plot(rows["voxels"], rows["peak_memory_mb"], **style)
+        axes[0, column].set(
+            title=f"{n}D", ylabel="CPU seconds, all jobs", xscale="log", yscale="log"
+        )
+        axes[1, column].set(xlabel="voxels", ylabel="largest job's peak memory, MB", ylim=(0, None))
+    axes[0, 0].legend()
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":
