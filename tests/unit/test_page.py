@@ -21,6 +21,7 @@ EMPTY = {
     "figure": None,
     "figure_width": 0,
     "figure_note": "",
+    "classes": [],
     "numbers": [],
     "origin": [],
     "steps": [],
@@ -73,6 +74,7 @@ def test_text_of_files_cannot_become_markup():
                     "views": dict.fromkeys(("xy", "xz", "zy"), view),
                 }
             ],
+            "classes": [dict.fromkeys(("name", "kind", "objects", "size", "share"), ATTACK)],
             "numbers": [(ATTACK, ATTACK)],
             "provenance": ATTACK,
         },
