@@ -211,6 +211,16 @@ def test_an_object_too_large_to_crop_keeps_its_place_and_intensity(rng, monkeypa
     assert lazy.largest <= 32 * 32
 
 
+def test_a_piece_of_an_object_too_large_to_crop_is_not_taken_for_the_object(rng, monkeypatch):
+    monkeypatch.setattr(features, "LARGEST_BOX_PX", 50 * 50)
+    labels = np.zeros((70, 70), np.uint32)
+    labels[2:5, 2:5] = labels[66:69, 66:69] = 1
+    found = features.measure_objects(labels, labels, block_px=(16, 16), pixel_um=None, channel="0")
+    assert found["area_px"].tolist() == [18]
+    assert np.isnan(found["perimeter_px"]).all()
+    assert np.isnan(found["solidity"]).all()
+
+
 def test_labels_of_another_shape_are_our_mistake():
     with pytest.raises(ValueError, match=r"labels have the shape \(3, 3\), the image \(3, 4\)"):
         features.measure_objects(

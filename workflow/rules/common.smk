@@ -222,13 +222,18 @@ def n_batches(wildcards):
     return row_of(wildcards)["n_batches"]
 
 
-def per_batch(pattern):
-    """Return a function that lists a file of all batches of an image, in order."""
+def per_number(pattern, name, numbers):
+    """Return a function that lists a file of an image for all numbers of a wildcard, in order."""
 
     def paths(wildcards):
-        return expand(pattern, image=wildcards.image, batch=range(n_batches(wildcards)))
+        return expand(pattern, image=wildcards.image, **{name: numbers(wildcards)})
 
     return paths
+
+
+def per_batch(pattern):
+    """Return a function that lists a file of all batches of an image, in order."""
+    return per_number(pattern, "batch", lambda wildcards: range(n_batches(wildcards)))
 
 
 def n_parts(wildcards):
@@ -244,11 +249,7 @@ def parts(wildcards):
 
 def per_part(pattern):
     """Return a function that lists a file of all parts of the labels of an image, in order."""
-
-    def paths(wildcards):
-        return expand(pattern, image=wildcards.image, part=parts(wildcards))
-
-    return paths
+    return per_number(pattern, "part", parts)
 
 
 def step_records(wildcards):

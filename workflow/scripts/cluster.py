@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tiles = tiling.read(args.tiles, ("core", "batches"), args.batch)
     shape, core = tiling.grid_shape(tiles), tuple(tiles["core"])
     meta = checkpoint.read_meta(args.model)
+    known_classes = [one.as_dict() for one in classes.of_model(meta)]
     settings = thresholds(args.model, meta, args.set, len(shape))
     reader = outputs.Reader(args.outputs, tiles)
     bounds = clustering.Bounds(*reader.largest(settings.fg_least))
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer.close(
             settings=settings.as_dict(),
             joining=meta.get("joining"),
-            classes=[one.as_dict() for one in classes.of_model(meta)],
+            classes=known_classes,
             bounds={"off": list(bounds.off), "lsig": list(bounds.lsig)},
         )
         table = concatenate(objects, no_objects)

@@ -195,6 +195,7 @@ def _joined(pieces: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     size = pieces["sums"][:, 0]
     apart = size * (pieces["total"] / size - mean[of_object]) ** 2
     squares = merged(np.add, pieces["squares"] + np.where(n_pieces[of_object] > 1, apart, 0))
+    whole = pieces["whole"][first] & (n_pieces == 1)
     return {
         "id": ids,
         "area": np.rint(sums[:, 0]).astype(np.int64),
@@ -205,9 +206,10 @@ def _joined(pieces: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "std": np.sqrt(squares / sums[:, 0]),
         "low": merged(np.minimum, pieces["low"]),
         "high": merged(np.maximum, pieces["high"]),
-        "whole": pieces["whole"][first] & (n_pieces == 1),
-        "perimeter": pieces["perimeter"][first],
-        "hull": pieces["hull"][first],
+        "whole": whole,
+        # Of an object in several pieces, a piece that touches no other block is not the object.
+        "perimeter": np.where(whole, pieces["perimeter"][first], np.nan),
+        "hull": np.where(whole, pieces["hull"][first], np.nan),
     }
 
 
