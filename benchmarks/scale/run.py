@@ -128,27 +128,32 @@ def run(shape: Sequence[int], work: Path, n_objects: int) -> list[dict]:
 
 
 def copy_seconds(result: Path, path: Path, stores: Sequence[Path], tiles: Path) -> float:
-    """Return CPU seconds of reading the labels of all batches and writing the final ones.
+    """Return CPU seconds of reading the labels of all batches and writing all final levels.
 
     What stitch.py has to read and write at least, by zarr alone.
     """
     import zarr
 
     runs = json.loads(tiles.read_text())
-    final = omezarr.open_labels(result)
-    copy = zarr.create_array(
-        path, shape=final.shape, dtype=final.dtype, chunks=final.chunks, shards=final.shards,
-        compressors=final.compressors,
-    )  # fmt: skip
-    core = runs["core"]
-    began = time.process_time()
+    shape = omezarr.open_labels(result).shape
+    seconds = -time.process_time()
     for store, (first, end) in zip(stores, runs["batches"], strict=True):
         labels = zarr.open_array(store / "labels", mode="r")
         for index in range(first, end):
-            labels[drawn.grid.tile(final.shape, core, index).core]
-    for box in omezarr.shard_boxes(final):
-        copy[box] = final[box]
-    return time.process_time() - began
+            labels[drawn.grid.tile(shape, runs["core"], index).core]
+    seconds += time.process_time()
+    for level in range(len(omezarr.read_meta(result).levels)):
+        final = omezarr.open_labels(result, level=level)
+        copy = zarr.create_array(
+            path / str(level), shape=final.shape, dtype=final.dtype, chunks=final.chunks,
+            shards=final.shards, compressors=final.compressors,
+        )  # fmt: skip
+        for box in omezarr.shard_boxes(final):
+            values = final[box]
+            seconds -= time.process_time()
+            copy[box] = values
+            seconds += time.process_time()
+    return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -474,7 +474,7 @@ def small_shards(monkeypatch):
     """Store labels in shards of 32 px, so that small images have many."""
     monkeypatch.setattr(omezarr, "SHARD_PX", {2: (32, 32), 3: (4, 32, 32)})
     monkeypatch.setattr(omezarr, "INNER_PX", {2: (16, 16), 3: (4, 16, 16)})
-    monkeypatch.setattr(outputs, "INNER_PX", {2: (16, 16), 3: (4, 16, 16)})
+    monkeypatch.setattr(outputs, "LABELS_PX", {2: (16, 16), 3: (4, 16, 16)})
 
 
 def in_parts(run, n_parts):

@@ -109,6 +109,35 @@ def test_coarser_labels_are_every_second_voxel(tmp_path, rng):
     np.testing.assert_array_equal(omezarr.open_labels(path, level=2)[...], labels[::4, ::4])
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes", "pixel_um"), [((150, 333), "yx", None), ((9, 150, 333), "zyx", (1, 1, 1))]
+)
+def test_levels_written_together_are_those_written_one_after_the_other(
+    tmp_path, shape, axes, pixel_um, rng, monkeypatch
+):
+    monkeypatch.setattr(omezarr, "SHARD_PX", {2: (32, 32), 3: (4, 32, 32)})
+    monkeypatch.setattr(omezarr, "INNER_PX", {2: (16, 16), 3: (4, 16, 16)})
+    monkeypatch.setattr(omezarr, "SMALLEST_LEVEL_PX", 32)
+    labels = rng.integers(0, 2**32, shape, np.uint32)
+    stores = []
+    for name in ("together", "after"):
+        path = store(tmp_path / name, np.zeros(shape, np.uint8), axes, pixel_um)
+        level = omezarr.add_labels(path, "instances", np.uint32)
+        writer = omezarr.FirstLevels(level)
+        if name == "together":
+            writer = omezarr.first_levels(path)
+        for box in writer.ordered(omezarr.shard_boxes(level)):
+            writer.write(box, labels[box])
+        writer.close()
+        omezarr.write_label_pyramid(path, first=2 if name == "together" else 1)
+        stores.append(path / "labels")
+    files = [sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()) for root in stores]
+    assert files[0] == files[1]
+    assert len(files[0]) > 50
+    for name in files[0]:
+        assert (stores[0] / name).read_bytes() == (stores[1] / name).read_bytes()
+
+
 def test_a_second_label_image_joins_the_list(tmp_path):
     path = store(tmp_path / "a.zarr", np.zeros((8, 8), np.uint8), "yx")
     omezarr.add_labels(path, "instances", np.uint32)

@@ -181,9 +181,10 @@ def write_store(
         if painted:
             found, voxels = take_parts(path, args.painted, args.counts)
         else:
-            found, voxels = relabelling.write_labels(labels, reader, expected, number, boxes)
+            levels = omezarr.first_levels(path)
+            found, voxels = relabelling.write_labels(levels, reader, expected, number, boxes)
         if np.array_equal(found, expected):
-            omezarr.write_label_pyramid(path)
+            omezarr.write_label_pyramid(path, first=1 if painted else 2)
             write_classes(path, args.painted, reader, boxes)
             return found, voxels
         log.warning(
@@ -202,7 +203,7 @@ def write_classes(
     if not reader.has(outputs.CLASSES):
         return
     classes = reader.facts(0)["classes"]
-    array = omezarr.add_labels(
+    omezarr.add_labels(
         path,
         omezarr.SEMANTIC,
         fixedpoint.DTYPE[outputs.CLASSES],
@@ -212,8 +213,8 @@ def write_classes(
     if painted:
         link_parts(path, painted, omezarr.SEMANTIC)
     else:
-        relabelling.write_classes(array, reader, boxes)
-    omezarr.write_label_pyramid(path, omezarr.SEMANTIC)
+        relabelling.write_classes(omezarr.first_levels(path, omezarr.SEMANTIC), reader, boxes)
+    omezarr.write_label_pyramid(path, omezarr.SEMANTIC, first=1 if painted else 2)
 
 
 def link_parts(path: Path, parts: Sequence[Path], name: str) -> None:

@@ -165,11 +165,13 @@ def relabel(
     array([0, 2, 2, 1], dtype=uint8)
     """
     numbered = np.empty(labels.shape, dtype=numbers.dtype)
-    counts = np.zeros(len(values), dtype=np.int64)
     flat = np.ascontiguousarray(labels).reshape(-1)
-    n_strange = _look_up(flat, values, numbers, numbered.reshape(-1), counts)
-    counts[0] = 0
-    found, counts = values[counts > 0], counts[counts > 0]
+    first, last = _extent(flat)
+    # Of a large image the values that can occur here are few.
+    near = slice(np.searchsorted(values, first), np.searchsorted(values, last, side="right"))
+    counts = np.zeros(near.stop - near.start, dtype=np.int64)
+    n_strange = _look_up(flat, values[near], numbers[near], numbered.reshape(-1), counts)
+    found, counts = values[near][counts > 0], counts[counts > 0]
     if n_strange:
         place = np.minimum(np.searchsorted(values, flat), len(values) - 1)
         more, n_more = np.unique(flat[values[place] != flat], return_counts=True)
@@ -180,10 +182,21 @@ def relabel(
 
 
 @njit(cache=True, nogil=True)
+def _extent(labels):
+    """Return the smallest label above 0 and the largest; 1 and 0 if all are 0."""
+    first, last = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0)
+    for label in labels:
+        first = min(first, label - np.uint64(1))  # 0 becomes the largest
+        last = max(last, label)
+    return max(first + np.uint64(1), np.uint64(1)), last
+
+
+@njit(cache=True, nogil=True)
 def _look_up(labels, values, numbers, numbered, counts):
     """Write the number of every label; count its voxels; return how many have no number."""
+    nothing = numbered.dtype.type(0)
     previous = np.uint64(0)
-    place, number, n_strange = 0, numbers[0], 0
+    place, number, n_strange = -2, nothing, 0
     seen = np.zeros(SEEN, dtype=np.uint64)  # the lines of an object follow each other
     places = np.zeros(SEEN, dtype=np.int64)
     for voxel in range(len(labels)):
@@ -191,7 +204,7 @@ def _look_up(labels, values, numbers, numbered, counts):
         if label != previous:
             previous = label
             slot = (label * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - SEEN_BITS)
-            if seen[slot] != label:
+            if label != 0 and seen[slot] != label:
                 low, high = 0, len(values)
                 while low < high:
                     middle = (low + high) // 2
@@ -201,11 +214,11 @@ def _look_up(labels, values, numbers, numbered, counts):
                         high = middle
                 known = low < len(values) and values[low] == label
                 seen[slot], places[slot] = label, low if known else -1
-            place = places[slot]
-            number = numbers[max(place, 0)]
+            place = places[slot] if label != 0 else -2
+            number = numbers[place] if place >= 0 else nothing
         numbered[voxel] = number
         if place >= 0:
             counts[place] += 1
-        else:
+        elif label != 0:
             n_strange += 1
     return n_strange

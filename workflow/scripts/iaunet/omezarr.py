@@ -4,7 +4,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,13 +106,69 @@ def write_pyramid(group_path: Path) -> None:
     _fill_levels(_open_group(group_path, "r+"), halved_mean)
 
 
-def write_label_pyramid(path: Path, name: str | None = INSTANCES) -> None:
-    """Fill levels 1, 2, ... of labels from level 0 with every second voxel, in bounded memory.
+def write_label_pyramid(path: Path, name: str | None = INSTANCES, first: int = 1) -> None:
+    """Fill levels `first` and on of labels from the one before with every second voxel.
 
-    `name` is that of labels of an image; None: the store is the labels.
+    In bounded memory. `name` is that of labels of an image; None: the store is the labels.
     """
     labels = Path(path) / "labels" / name if name else Path(path)
-    _fill_levels(_open_group(labels, "r+"), strided)
+    _fill_levels(_open_group(labels, "r+"), strided, first)
+
+
+class FirstLevels:
+    """Level 0 of labels, written box by box, and level 1, of the boxes while they are in memory.
+
+    Attributes
+    ----------
+    fine : Zarr array, level 0
+    coarse : Zarr array, level 1, or None; a shard of it is held in memory
+    """
+
+    def __init__(self, fine: zarr.Array, coarse: zarr.Array | None = None) -> None:
+        self.fine, self.coarse = fine, coarse
+        self._home: Box | None = None
+        self._values = np.zeros(0, fine.dtype)
+
+    def ordered(self, boxes: Iterable[Box]) -> list[Box]:
+        """Return unions of shards in the order in which they are to be written."""
+        return sorted(boxes, key=lambda box: [side.start for side in self._coarse_shard(box)])
+
+    def write(self, box: Box, values: np.ndarray) -> None:
+        """Write a box that is a union of whole shards and lies under one shard of level 1."""
+        write_box(self.fine, box, values)
+        if self.coarse is None:
+            return
+        home = self._coarse_shard(box)
+        if home != self._home:
+            self.close()
+            self._home, self._values = home, np.zeros(box_shape(home), self.fine.dtype)
+        factors = self._factors()
+        place = tuple(
+            slice(side.start // factor - start.start, -(-side.stop // factor) - start.start)
+            for side, factor, start in zip(box, factors, home, strict=True)
+        )
+        self._values[place] = strided(values, factors)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        if self._home is not None:
+            self.coarse[self._home] = self._values
+            self._home = None
+
+    def _factors(self) -> tuple[int, ...]:
+        return _factors(self.fine, self.coarse)
+
+    def _coarse_shard(self, box: Box) -> Box:
+        """Return the shard of level 1 over the first voxel of a box, or everything."""
+        if self.coarse is None:
+            return tuple(slice(0, n) for n in self.fine.shape)
+        found = []
+        for side, factor, size, n in zip(
+            box, self._factors(), self.coarse.shards, self.coarse.shape, strict=True
+        ):
+            start = side.start // factor // size * size
+            found.append(slice(start, min(start + size, n)))
+        return tuple(found)
 
 
 def halved_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
@@ -184,6 +240,12 @@ def read_meta(path: Path) -> Meta:
         levels=tuple(tuple(array.shape) for array in arrays),
         attrs=attrs,
     )
+
+
+def first_levels(path: Path, name: str = INSTANCES) -> FirstLevels:
+    """Open levels 0 and 1 of labels of an image for writing."""
+    group = _open_group(Path(path) / "labels" / name, "r+")
+    return FirstLevels(group["0"], group.get("1", None))
 
 
 def add_labels(
@@ -402,11 +464,15 @@ def _multiscale(
     }
 
 
-def _fill_levels(group: zarr.Group, reduce: Reduction) -> None:
+def _factors(fine: zarr.Array, coarse: zarr.Array) -> tuple[int, ...]:
+    return tuple(1 if a == b else 2 for a, b in zip(fine.shape, coarse.shape, strict=True))
+
+
+def _fill_levels(group: zarr.Group, reduce: Reduction, first: int = 1) -> None:
     n_levels = len(group.attrs["ome"]["multiscales"][0]["datasets"])
-    for level in range(1, n_levels):
+    for level in range(first, n_levels):
         fine, coarse = group[str(level - 1)], group[str(level)]
-        factors = tuple(1 if a == b else 2 for a, b in zip(fine.shape, coarse.shape, strict=True))
+        factors = _factors(fine, coarse)
         for box in shard_boxes(coarse):
             coarse[box] = _reduced(fine, box, factors, reduce)
 

@@ -10,34 +10,34 @@ from iaunet.errors import InputError
 
 
 def write_labels(
-    labels,
+    labels: omezarr.FirstLevels,
     reader: outputs.Reader,
     gid: np.ndarray,
     number: np.ndarray,
     boxes: Iterable[grid.Box],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Write boxes of level 0; return the gids found there and their voxels.
+    """Write boxes; return the gids found there and their voxels.
 
     A value that is not among the gids is written as 0.
 
     Parameters
     ----------
-    labels : Zarr array, see `omezarr.create_part`
     gid : uint64 array, ascending
     number : the number of each, 0: none
     boxes : some of `regions`
     """
     values = np.concatenate([np.zeros(1, np.uint64), gid + np.uint64(1)])
-    number = np.concatenate([np.zeros(1, number.dtype), number]).astype(labels.dtype)
+    number = np.concatenate([np.zeros(1, number.dtype), number]).astype(labels.fine.dtype)
     names, sums = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for box in boxes:
-        named = read_nearest(reader, outputs.LABELS, labels.shape, box)
+    for box in labels.ordered(boxes):
+        named = read_nearest(reader, outputs.LABELS, labels.fine.shape, box)
         numbered, here, counts = identity.relabel(named, values, number)
-        omezarr.write_box(labels, box, numbered)
+        labels.write(box, numbered)
         names.append(here)
         sums.append(counts)
         if len(names) > 256:
             names, sums = ([part] for part in added(names, sums))
+    labels.close()
     found, voxels = added(names, sums)
     n_voxels = math.prod(reader.shape)
     if len(found) and int(found[-1]) > n_voxels:
@@ -48,10 +48,13 @@ def write_labels(
     return found - np.uint64(1), voxels
 
 
-def write_classes(classes, reader: outputs.Reader, boxes: Iterable[grid.Box]) -> None:
-    """Write boxes of level 0 of the classes of voxels."""
-    for box in boxes:
-        omezarr.write_box(classes, box, read_nearest(reader, outputs.CLASSES, classes.shape, box))
+def write_classes(
+    classes: omezarr.FirstLevels, reader: outputs.Reader, boxes: Iterable[grid.Box]
+) -> None:
+    """Write boxes of the classes of voxels."""
+    for box in classes.ordered(boxes):
+        classes.write(box, read_nearest(reader, outputs.CLASSES, classes.fine.shape, box))
+    classes.close()
 
 
 def read_nearest(
@@ -92,7 +95,7 @@ def part(labels, k: int, n_parts: int) -> list[grid.Box]:
 
 def regions(shape: Sequence[int], part_px: Sequence[int]) -> Iterator[grid.Box]:
     """Yield boxes that are unions of whole parts and not thinner than what readers decode."""
-    inner = outputs.INNER_PX[len(shape)]
+    inner = outputs.LABELS_PX[len(shape)]
     size = [step * -(-least // step) for step, least in zip(part_px, inner, strict=True)]
     for tile in grid.tiles(shape, size):
         yield tile.core
