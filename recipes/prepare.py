@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from scipy import ndimage
+from skimage.segmentation import find_boundaries
 
 FRAGMENT_VOXELS = 1000
 """Pieces of a volume that is all cells, below this, are errors of its labels."""
@@ -88,6 +89,14 @@ def mito_em(data: Path, output: Path) -> Iterator[Row]:
         }
 
 
+def neurites_em(data: Path, output: Path) -> Iterator[Row]:
+    """Yield the volume, cut in two; where two neurites touch is the membrane, background."""
+    ((_, image, mask),) = manifest(data / "em3d_fib25_neurites")
+    labels = joined_fragments(tifffile.imread(mask))
+    labels[find_boundaries(labels, connectivity=1, mode="thick")] = 0
+    yield from cut("neurites", tifffile.imread(image), labels, 2, 170, output)
+
+
 def joined_fragments(labels: np.ndarray) -> np.ndarray:
     """Return labels in which every small connected piece has the label of a large one beside it."""
     small = np.zeros(labels.shape, dtype=bool)
@@ -127,6 +136,7 @@ TABLES = {
     "nuclei-3d": nuclei_3d,
     "cells-3d-membrane": cells_3d_membrane,
     "mito-em": mito_em,
+    "neurites-em": neurites_em,
 }
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def test_no_term_has_a_value_or_a_gradient_from_what_is_not_annotated(shape, str
 @pytest.mark.parametrize(("shape", "stride"), SHAPES)
 def test_annotation_everywhere_is_the_same_as_no_roi(shape, stride):
     with_roi, without = drawn_batch(shape, np.ones(shape, bool)), drawn_batch(shape, None)
-    for key in ("image", "labels", "depth", "centre"):
+    for key in ("image", "labels", "objects", "depth", "centre"):
         assert torch.equal(with_roi[key], without[key]), key
 
 
@@ -121,6 +121,7 @@ def test_annotation_everywhere_is_the_same_as_no_roi(shape, stride):
 def test_crops_without_instance_or_annotation_give_finite_terms(shape, stride, labelled):
     batch = drawn_batch(shape, None)
     batch["labels"].fill_(labelled)
+    batch["objects"].fill_(labelled)
     batch["depth"].fill_(labelled)
     batch["classes"].fill_(labelled)
     out = random_outputs(batch["labels"], stride, seed=1)

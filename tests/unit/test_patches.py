@@ -189,3 +189,28 @@ def test_a_voxel_takes_seven_bytes(rng):
     found = annotated((40, 50), 3, rng)
     kept = sum(array.nbytes for array in (found.image, found.labels, found.depth))
     assert kept == 7 * 40 * 50
+
+
+@pytest.mark.parametrize("shape", [(60, 150), (16, 40, 120)], ids=["2d", "3d"])
+def test_split_instances_have_middles_of_parts_and_scores_of_objects(shape, rng):
+    labels = np.zeros(shape, np.int32)
+    labels[(..., slice(10, 16), slice(5, 110))] = 4
+    labels[(..., slice(30, 38), slice(5, 12))] = 9
+    image = rng.normal(0.2, 0.1, shape).astype(np.float32) + (labels > 0)
+    spacing = (1.0,) * len(shape)
+    whole = patches.annotate("a", "a", image, labels, spacing)
+    found = patches.annotate("a", "a", image, labels, spacing, longest_px=30)
+    assert (found.n, len(found.middle) - 1) == (2, len(found.of_part) - 1)
+    assert len(found.of_part) > 5
+    np.testing.assert_array_equal(found.scored(), whole.labels)
+    np.testing.assert_array_equal(found.size, whole.size)
+    for part in range(1, len(found.of_part)):
+        inside = found.labels == part
+        assert inside[tuple(found.middle[part].astype(int))]
+        assert found.part_size[part] == inside.sum()
+        assert found.depth[inside].max() == 255
+    sampler = patches.Sampler([found], (16, 32, 32)[-len(shape) :], 2, PLAIN, seed=1)
+    batch = sampler.batch(0)
+    here = batch["labels"] > 0
+    assert (batch["objects"][here] == torch.from_numpy(found.of_part)[batch["labels"][here]]).all()
+    assert (batch["objects"][~here] == batch["labels"][~here]).all()

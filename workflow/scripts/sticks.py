@@ -122,6 +122,7 @@ def batch(step: int, seed: int) -> dict[str, torch.Tensor]:
     return {
         "image": stacked([one.image[None] for one in images]),
         "labels": stacked([one.labels for one in images]).long(),
+        "objects": stacked([one.labels for one in images]).long(),
         "depth": stacked([one.depth[None].astype(np.float32) / 255 for one in images]),
         "centre": stacked([np.moveaxis(one.centre[one.labels], -1, 0) for one in images]),
     }

@@ -79,6 +79,10 @@ CLASSES_HELP = (
     "of; NAME:stuff is for what has no instances, like tissue"
 )
 JOIN_HELP = "fit which fragments that touch are one object: for objects longer than a crop"
+SPLIT_HELP = (
+    "objects longer than this along an axis are taught as compact parts of about this length, "
+    "which --join puts together"
+)
 VALIDATE_HELP = "take the best weights and fitted thresholds, or the last and start values"
 VECTORS_HELP = "of the discriminative term: embedding, voted position, or both"
 
@@ -101,6 +105,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--id-gradient", type=float, default=0.1, help="share of it that reaches the trunk")
     add("--validate", action=argparse.BooleanOptionalAction, default=True, help=VALIDATE_HELP)
     add("--join", action=argparse.BooleanOptionalAction, default=False, help=JOIN_HELP)
+    add("--split-px", type=float, metavar="PX", help=SPLIT_HELP)
     add("--classes", nargs="*", default=[], metavar="NAME", help=CLASSES_HELP)
     add("--name", required=True, help="name of the model")
     add("--output", type=Path, required=True, help="model file to write")
@@ -125,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorder = cli.Recorder("train", args)
     if args.max_minutes <= 0 and args.max_steps <= 0:
         raise OptionError("--max-minutes and --max-steps are both 0: give one of them")
+    if args.split_px is not None and not args.split_px > 0:
+        raise OptionError(f"--split-px: found {args.split_px}, needs a number above 0")
     if args.learning_rate is not None and not 0 < args.learning_rate <= 1:
         raise OptionError(f"--learning-rate: found {args.learning_rate}, needs 0 to 1")
     torch.set_num_threads(args.threads)
@@ -232,7 +239,16 @@ def load_data(
     for entry in entries:
         image, labels, annotated = entry.read()
         of_voxels = entry.read_classes(n_classes) if n_classes else None
-        found = prepared(entry.name, entry.group, image, labels, sizes, annotated, of_voxels)
+        found = prepared(
+            entry.name,
+            entry.group,
+            image,
+            labels,
+            sizes,
+            annotated,
+            of_voxels,
+            longest_px=args.split_px,
+        )
         everything.append((entry.side, replace(found, weight=entry.weight)))
     everything += [drawn(k, ndim, args, sizes) for k in range(args.drawn)]
     train = [image for part, image in everything if part == "train"]
@@ -280,6 +296,8 @@ def prepared(
     sizes: dict[str, list[float]] | None,
     annotated: np.ndarray | None = None,
     of_voxels: np.ndarray | None = None,
+    *,
+    longest_px: float | None,
 ) -> patches.Annotated:
     """Scale an image by its own limits, as inference does, and measure its instances."""
     limits = normalize.limits(image, PERCENTILES)
@@ -298,7 +316,9 @@ def prepared(
         )
         scaled = scale.resampled(lambda box: scaled[box], image.shape, to, everywhere)
     spacing = (1.0,) * image.ndim
-    return patches.annotate(name, group, scaled, labels, spacing, annotated, of_voxels)
+    return patches.annotate(
+        name, group, scaled, labels, spacing, annotated, of_voxels, longest_px=longest_px
+    )
 
 
 def drawn(
@@ -313,7 +333,8 @@ def drawn(
         options_of, draw = DRAWN[args.drawn_kind]
         image, labels = draw(DRAWN_SHAPE[ndim], rng, **options_of(rng, ndim))
     side = "validation" if index % 7 == 3 else "train"
-    return side, prepared(f"drawn-{index}", f"drawn-{index}", image, labels, sizes)
+    name = f"drawn-{index}"
+    return side, prepared(name, name, image, labels, sizes, longest_px=args.split_px)
 
 
 def make_trainer(

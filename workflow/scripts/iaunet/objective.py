@@ -82,7 +82,7 @@ def loss_terms(
     """
     labels = batch["labels"]
     instances = losses.Instances(labels, batch["centre"])
-    whole = labels[:, None]
+    whole = batch["objects"][:, None]
     target = (whole > 0).float()
     chosen = torch.randperm(instances.n, generator=generator)[: recipe.instances * len(labels)]
     makers = {
@@ -105,7 +105,7 @@ def loss_terms(
             ),
             instances,
         ),
-        "contrastive": lambda: contrastive(out, labels, generator),
+        "contrastive": lambda: contrastive(out, batch["objects"], generator),
         "boundary": lambda: losses.boundary(out.bnd, whole),
         "semantic": lambda: losses.semantic(out.sem, batch["classes"]),
     }
@@ -115,7 +115,7 @@ def loss_terms(
         terms["triplet"], facts = _triplet(
             out.id,
             batch,
-            instances,
+            losses.Instances(batch["objects"], batch["centre"]),
             recipe,
             id_stride,
             semi_hard=semi_hard or progress < 0.2,

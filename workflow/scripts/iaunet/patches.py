@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from iaunet import splitting
+
 N_SPOTS = 4096
 MORPHOLOGY = ("log_size", "axis_ratio", "solidity", "mean_intensity", "std_intensity")
 SMALL_SHARE = 0.65
@@ -20,14 +22,17 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 class Annotated:
     """An image with its true instances and what training needs to know of them.
 
-    `image` is float16, scaled by the limits of the whole image; `labels` int32 1..n, 0 for
-    background and -1 for what is not annotated;
-    `depth` uint8 is 255 * distance to the outline / its maximum in the instance;
-    `centre` (n + 1, d) px is the voxel of the instance nearest to its centroid; `size`
-    (n + 1,) voxels; `morphology` (n + 1, 5) as in `MORPHOLOGY`, row 0 unused. Instances that
-    lie partly where nothing is annotated are measured whole. `spots` (m, d) px are annotated
-    voxels all over the image, none when all are. `pieces` (n + 1,) counts the connected parts
-    of an instance. `weight` is the relative probability that a crop comes from this image.
+    `image` is float16, scaled by the limits of the whole image; `labels` int32 1..m are the
+    parts of the instances (an instance that is not split has one), 0 for background and -1 for
+    what is not annotated; `of_part` (m + 1,) is the instance of each, 1..n.
+    `depth` uint8 is 255 * distance to the instance's outline / its maximum in the part;
+    `middle` (m + 1, d) px is the voxel of the part nearest to its centroid, `reach` how far
+    it extends from there, `part_size` its voxels. Of instances: `centre` (n + 1, d) px, as
+    `middle`; `size` (n + 1,) voxels; `morphology` (n + 1, 5) as in `MORPHOLOGY`; row 0 is
+    unused. Instances that lie partly where nothing is annotated are measured whole. `spots`
+    (k, d) px are annotated voxels all over the image, none when all are. `pieces` (n + 1,)
+    counts the connected parts of an instance. `weight` is the relative probability that a crop
+    comes from this image.
     `classes` int16 are those of the voxels, 0 background, -1 not annotated; none: not known.
     A voxel takes 7 bytes, 9 with classes.
     """
@@ -37,12 +42,15 @@ class Annotated:
     image: np.ndarray
     labels: np.ndarray
     depth: np.ndarray
+    of_part: np.ndarray
+    middle: np.ndarray
+    reach: np.ndarray
+    part_size: np.ndarray
     centre: np.ndarray
     size: np.ndarray
     morphology: np.ndarray
-    reach: np.ndarray
-    spots: np.ndarray
     pieces: np.ndarray
+    spots: np.ndarray
     weight: float | None = None
     classes: np.ndarray | None = None
 
@@ -51,14 +59,24 @@ class Annotated:
         """How many instances there are."""
         return len(self.size) - 1
 
+    def objects(self) -> np.ndarray:
+        """Return the instances 1..n; 0 and -1 as in `labels`."""
+        return whole(self.labels, self.of_part)
+
     def scored(self) -> np.ndarray:
-        """Return the labels, -1 also for instances whose larger part is not annotated."""
+        """Return the instances, -1 also for those whose larger part is not annotated."""
+        objects = self.objects()
         if not len(self.spots):
-            return self.labels
-        known = np.bincount(self.labels[self.labels > 0], minlength=self.n + 1)
+            return objects
+        known = np.bincount(objects[objects > 0], minlength=self.n + 1)
         ignored = 2 * known < self.size
         ignored[0] = False
-        return np.where(ignored[self.labels], -1, self.labels)
+        return np.where(ignored[objects], -1, objects)
+
+
+def whole(labels: np.ndarray, of_part: np.ndarray) -> np.ndarray:
+    """Return the instances of parts; -1 stays."""
+    return np.where(labels > 0, of_part[labels], labels)
 
 
 def annotate(
@@ -69,6 +87,7 @@ def annotate(
     spacing: Sequence[float],
     annotated: np.ndarray | None = None,
     classes: np.ndarray | None = None,
+    longest_px: float | None = None,
 ) -> Annotated:
     """Measure every instance once: normalised distance map, centre, size, morphology.
 
@@ -84,11 +103,16 @@ def annotate(
         Where the labels say what is there; none: everywhere.
     classes : int array, same shape, optional
         0 background, -1 not annotated.
+    longest_px : instances whose box is longer along an axis are split, see `splitting`; None: none.
     """
     if annotated is not None:
         labels = np.where(np.isin(labels, np.unique(labels[annotated])), labels, 0)
     compact, n = _compact(labels)
     measured = _measured(image, compact, n, spacing)
+    if longest_px is not None:
+        compact, of_part = splitting.split(compact, n, longest_px, spacing)
+        measured |= _of_parts(compact, of_part, spacing)
+    measured["depth"] = _share(compact, measured["depth"])
     spots = np.zeros((0, image.ndim), np.int64)
     if annotated is not None and not annotated.all():
         compact[~annotated] = -1
@@ -104,9 +128,9 @@ def annotate(
 def _measured(
     image: np.ndarray, labels: np.ndarray, n: int, spacing: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """Return what `Annotated` knows of the instances 1..n."""
+    """Return what `Annotated` knows of the instances 1..n; depths are px, float16."""
     d = image.ndim
-    depth = np.zeros(image.shape, np.uint8)
+    depth = np.zeros(image.shape, np.float16)
     centre = np.zeros((n + 1, d), np.float32)
     size = np.zeros(n + 1, np.float32)
     morphology = np.zeros((n + 1, len(MORPHOLOGY)), np.float32)
@@ -114,25 +138,55 @@ def _measured(
     pieces = np.zeros(n + 1, np.int32)
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         inside = labels[box] == label
-        distance = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing)
-        distance = distance[(slice(1, -1),) * d]
-        depth[box][inside] = np.maximum(1, np.rint(255 * distance / distance.max()))[inside]
+        depth[box][inside] = splitting.depths(inside, spacing)[inside]
         points = np.argwhere(inside)
-        middle = points.mean(0)
-        nearest = points[(((points - middle) * spacing) ** 2).sum(1).argmin()]
-        centre[label] = nearest + [side.start for side in box]
-        reach[label] = np.abs(points - nearest).max(0)
+        centre[label], reach[label] = _middle(points, spacing, box)
         size[label] = len(points)
         pieces[label] = ndimage.label(inside, np.ones((3,) * d))[1]
         morphology[label] = _morphology(points * spacing, image[box][inside].astype(np.float32))
     return {
         "depth": depth,
+        "of_part": np.arange(n + 1, dtype=np.int32),
+        "middle": centre,
+        "reach": reach,
+        "part_size": size,
         "centre": centre,
         "size": size,
         "morphology": morphology,
-        "reach": reach,
         "pieces": pieces,
     }
+
+
+def _of_parts(
+    parts: np.ndarray, of_part: np.ndarray, spacing: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Return what `Annotated` knows of parts."""
+    middle = np.zeros((len(of_part), parts.ndim), np.float32)
+    reach, size = np.zeros_like(middle), np.zeros(len(of_part), np.float32)
+    for label, box in enumerate(ndimage.find_objects(np.maximum(parts, 0)), start=1):
+        points = np.argwhere(parts[box] == label)
+        middle[label], reach[label] = _middle(points, spacing, box)
+        size[label] = len(points)
+    return {"of_part": of_part, "middle": middle, "reach": reach, "part_size": size}
+
+
+def _middle(
+    points: np.ndarray, spacing: Sequence[float], box: tuple[slice, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the point nearest to the centroid, in the image, and the largest distances to it."""
+    nearest = points[(((points - points.mean(0)) * spacing) ** 2).sum(1).argmin()]
+    return nearest + [side.start for side in box], np.abs(points - nearest).max(0)
+
+
+def _share(labels: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Return 1 to 255 inside objects: depths against the largest of their part."""
+    largest = np.zeros(labels.max(initial=0) + 1, np.float32)
+    inside = labels > 0
+    np.maximum.at(largest, labels[inside], depth[inside].astype(np.float32))
+    share = np.zeros(labels.shape, np.uint8)
+    ratio = depth[inside].astype(np.float32) / largest[labels[inside]]
+    share[inside] = np.maximum(1, np.rint(255 * ratio))
+    return share
 
 
 def _compact(labels: np.ndarray) -> tuple[np.ndarray, int]:
@@ -208,9 +262,10 @@ class Sampler:
     def batch(self, step: int, pairs: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
         """Return the batch of a step, or only some of its pairs of crops.
 
-        image (B, 1, ...) float; labels (B, ...) int64; depth (B, 1, ...) float 0..1; both -1
-        where nothing is annotated; centre (B, d, ...) float px of the crop; and per crop k the
-        rows size[k] and morphology[k], indexed by label; pair (B,) int64, equal for two views.
+        image (B, 1, ...) float; labels and objects (B, ...) int64, parts of instances and
+        instances; depth (B, 1, ...) float 0..1; all -1 where nothing is annotated; centre
+        (B, d, ...) float px of the crop, of parts; and per crop k the rows size[k] and
+        morphology[k], indexed by object; pair (B,) int64, equal for two views.
         When an image has classes, classes (B, ...) int64, -1 where they are not annotated.
         """
         views: list[dict[str, np.ndarray]] = []
@@ -222,9 +277,9 @@ class Sampler:
                 views.extend(self._pair(rng))
         stacked = {
             key: torch.from_numpy(np.stack([view[key] for view in views]))
-            for key in ("image", "labels", "depth", "centre", "shift")
+            for key in ("image", "labels", "objects", "depth", "centre", "shift")
         }
-        stacked["labels"] = stacked["labels"].long()
+        stacked |= {key: stacked[key].long() for key in ("labels", "objects")}
         if self.has_classes:
             stacked["classes"] = torch.from_numpy(np.stack([v["classes"] for v in views])).long()
         stacked["size"] = [torch.from_numpy(view["size"]) for view in views]
@@ -247,6 +302,7 @@ class Sampler:
         return {
             "image": np.clip(image, -0.5, 2)[None].astype(np.float32),
             "labels": np.zeros(self.crop_px, np.int32),
+            "objects": np.zeros(self.crop_px, np.int32),
             "depth": np.zeros((1, *self.crop_px), np.float32),
             "centre": np.zeros((d, *self.crop_px), np.float32),
             "size": np.ones(1, np.float32),
@@ -286,13 +342,13 @@ class Sampler:
 
     def _view(self, index: int, begin: np.ndarray, source: np.ndarray) -> dict[str, np.ndarray]:
         """Cut a box of the image (zeros outside it) and resample it to the crop's size."""
-        whole = self.images[index]
-        image = _cut(whole.image, begin, source).astype(np.float32)
-        labels = _cut(whole.labels, begin, source)
-        depth = _cut(whole.depth, begin, source)
+        of = self.images[index]
+        image = _cut(of.image, begin, source).astype(np.float32)
+        labels = _cut(of.labels, begin, source)
+        depth = _cut(of.depth, begin, source)
         classes = np.full(source, -1, np.int16)
-        if whole.classes is not None:
-            classes = _cut(whole.classes, begin, source)
+        if of.classes is not None:
+            classes = _cut(of.classes, begin, source)
         factors = np.array(self.crop_px) / source
         if tuple(source) != self.crop_px:
             image = _resample(image, self.crop_px, smooth=True)
@@ -301,14 +357,15 @@ class Sampler:
                 _resample(a.astype(np.float32), self.crop_px, smooth=False).astype(a.dtype)
                 for a in (labels, classes)
             )
-        centre = ((whole.centre + 0.5 - begin) * factors - 0.5).astype(np.float32)
+        centre = ((of.middle + 0.5 - begin) * factors - 0.5).astype(np.float32)
         depth = np.where(labels > 0, np.maximum(depth / 255, 1e-3), labels).astype(np.float32)
         return {
             "image": image,
             "labels": labels,
+            "objects": whole(labels, of.of_part),
             "depth": depth,
             "centre": np.moveaxis(centre[labels], -1, 0),
-            "size": (whole.size * factors.prod()).astype(np.float32),
+            "size": (of.size * factors.prod()).astype(np.float32),
             "morphology": self.morphology[index],
             "shift": (begin * factors).astype(np.float32),
             "classes": classes,
@@ -340,7 +397,7 @@ def _begins(
     """
     middle = None
     if image.n and rng.random() < 0.85:
-        middle = image.centre[rng.integers(1, image.n + 1)]
+        middle = image.middle[rng.integers(1, len(image.middle))]
     if len(image.spots) and (middle is None or image.labels[tuple(middle.astype(int))] < 0):
         middle = image.spots[rng.integers(len(image.spots))]
     if middle is None:
@@ -354,11 +411,11 @@ def _begins(
 
 
 def median_diameter(image: Annotated) -> float:
-    """Return the diameter of the disc or ball of the median size, px; infinite without objects."""
+    """Return the diameter of a disc or ball of the parts' median size, px; infinite without."""
     if not image.n:
         return np.inf
     d = image.image.ndim
-    size = float(np.median(image.size[1:]))
+    size = float(np.median(image.part_size[1:]))
     return 2 * (size / np.pi) ** 0.5 if d == 2 else 2 * (size * 0.75 / np.pi) ** (1 / 3)
 
 
@@ -383,7 +440,7 @@ def _resample(array: np.ndarray, shape: Sequence[int], *, smooth: bool) -> np.nd
 
 def _oriented(view: dict[str, np.ndarray], flips: np.ndarray, swap: bool) -> dict[str, np.ndarray]:
     """Flip axes and swap y and x: of the arrays, and of the centres that they hold."""
-    names = ("image", "labels", "depth", "classes")
+    names = ("image", "labels", "objects", "depth", "classes")
     maps, centre = [view[name] for name in names], view["centre"]
     shift = view["shift"].copy()
     centre = centre.copy()
