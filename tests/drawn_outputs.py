@@ -79,11 +79,11 @@ def sticks(shape, id_stride, rng, *, n, emb_dim=3):
     return with_identity(drawn, rng)
 
 
-def fibres(shape, rng):
+def fibres(shape, rng, lines=(12, 32)):
     """Draw two lines of discs that overlap, of two identities, longer than clustering looks."""
     drawn = empty(shape, (4,) * len(shape))
     at = np.indices(shape)
-    for y, vector in ((12, 1), (32, -1)):
+    for y, vector in zip(lines, (1, -1), strict=True):
         for x in range(8, shape[-1] - 6, 9):
             centre = [*(length // 2 for length in shape[:-2]), y, x]
             mask = sum((a - c) ** 2 for a, c in zip(at, centre, strict=True)) < 49

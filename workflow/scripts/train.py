@@ -184,15 +184,15 @@ def finished(
     for step, weights in training.candidates(trainer).items():
         net = training.exported(weights).to(place)
         cases = outputs_of(net, validation)
+        known = outputs_of(net, spread(train, JOIN_VOXELS)) if args.join else []
         for start in starts(train, net, args):
             settings, score = start, 0.0
             if args.validate:
-                settings, score = tuning.fit_thresholds(cases, start, net.id_stride)
-            tried.append((score, step, net, cases, settings))
-    _, step, net, cases, settings = max(tried, key=lambda one: one[:2])
+                settings, score = tuning.fit_thresholds(cases, start, net.id_stride, known)
+            tried.append((score, step, net, cases, known, settings))
+    _, step, net, cases, known, settings = max(tried, key=lambda one: one[:2])
     joiner = None
     if args.join:
-        known = outputs_of(net, spread(train, JOIN_VOXELS))
         settings, joiner = tuning.fit_joining(known, cases, settings, net.id_stride)
     scores = tuning.accuracy(cases, settings, net.id_stride, joiner)
     if args.classes:

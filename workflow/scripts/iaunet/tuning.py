@@ -20,7 +20,8 @@ GRID = {
     "seed_window": (1, 2, 3, 5, 8),
     "min_size": (4, 8, 12, 16, 24, 32, 64),
 }
-JOIN = (0.0, 0.5, 0.7, 0.3, 0.9)
+EVEN = 0.5
+JOIN = (0.0, EVEN, 0.7, 0.3, 0.9)
 OVERSPLIT = (0.1, 0.3, 0.6)
 """Values of `suppress` at which objects fall into more fragments."""
 Case = tuple[dict[str, np.ndarray], np.ndarray]
@@ -111,13 +112,23 @@ def fit_thresholds(
     cases: Sequence[Case],
     settings: clustering.Settings,
     id_stride: Sequence[int],
+    known: Sequence[Case] = (),
 ) -> tuple[clustering.Settings, float]:
-    """Search the thresholds one at a time, up to three times, for the best `deciding_score`."""
+    """Search the thresholds one at a time, up to three times, for the best `deciding_score`.
+
+    `known` are images to fit to which fragments are one object; with them the objects are
+    scored, as they are joined, and not the fragments.
+    """
     ndim = len(id_stride)
 
     def score_of(values: dict[str, object]) -> float:
-        trial = clustering.Settings.from_dict(values, ndim)
-        return deciding_score([compared(case, trial, id_stride) for case in cases])
+        trial, joiner = clustering.Settings.from_dict(values, ndim), None
+        if known:
+            trial = replace(trial, join=EVEN)
+            joiner = joining.fit([_fragments(case, trial, id_stride) for case in known], ndim)
+        if joiner is None:
+            trial = replace(trial, join=0.0)
+        return deciding_score([compared(case, trial, id_stride, joiner) for case in cases])
 
     found, score = search(score_of, settings.as_dict(), grid_of(ndim, GRID))
     return clustering.Settings.from_dict(found, ndim), score
