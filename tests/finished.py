@@ -8,6 +8,7 @@ import pandas as pd
 from skimage.measure import regionprops_table
 
 from iaunet import grid, metrics, omezarr, tables
+from iaunet.identity import AGREED
 
 
 def write(
@@ -128,10 +129,10 @@ def measured(
             tiles_of.setdefault(int(label), []).append(tile.index)
     tiles_of.pop(0, None)
     rows = [
-        (name, label, label, len(tiles), " ".join(map(str, tiles)), 1, 0, 0, 1.0, "", "agreed")
-        for label, tiles in sorted(tiles_of.items())
-        if len(tiles) > 1
+        (name, label, label, len(seen), " ".join(map(str, seen)), 1, 0, 0, 1.0, "", np.nan, AGREED)
+        for label, seen in sorted(tiles_of.items())
+        if len(seen) > 1
     ]
     columns = ["image", "label", "gid", "n_tiles", "tiles", "n_batches", size]
-    columns += ["min_voxels_in_a_core", "agreement", "evidence", "verdict"]
+    columns += ["min_voxels_in_a_core", "agreement", "evidence", "probability", "verdict"]
     return frame, pd.DataFrame(rows, columns=columns)

@@ -2,6 +2,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 
@@ -131,12 +132,31 @@ def test_flagged_seams_come_first_with_their_evidence(tmp_path, flat):
     image, labels = flat
     options = finished.write(tmp_path, image, labels, core=(64, 64))
     lines = options["--seams"].read_text().splitlines()
-    lines[-1] = lines[-1].replace(",,agreed", ",areas 10 and 12,conflict")
+    lines[-1] = lines[-1].replace(",,,agreed", ",areas 10 and 12,,conflict")
     options["--seams"].write_text("\n".join(lines) + "\n")
     html = run(options)
     assert "conflict 1" in html
     worst = html[html.index("Worst seam") :]
     assert "areas 10 and 12" in worst[:400]
+
+
+def test_the_least_sure_links_are_shown(tmp_path, flat):
+    image, labels = flat
+    options = finished.write(tmp_path, image, labels, core=image.shape)
+    seams = pd.read_csv(options["--seams"])
+    gid = np.flatnonzero(labels.ravel() > 0)[[0, 40, 90]]
+    links = pd.DataFrame(
+        {
+            "image": "a", "label": labels.ravel()[gid], "gid": gid, "n_tiles": 0, "tiles": "",
+            "evidence": "touches fragment 7, 5 faces", "probability": [0.97, 0.55, 0.02],
+            "verdict": ["joined", "joined", "apart"],
+        }
+    )  # fmt: skip
+    pd.concat([seams, links]).to_csv(options["--seams"], index=False)
+    html = run(options)
+    assert "1 apart, 2 joined" in html
+    first = html[html.index("Least sure link") :]
+    assert "touches fragment 7, 5 faces: one object with a probability of 0.55, joined" in first
 
 
 def test_metadata_cannot_become_markup(tmp_path, flat):

@@ -653,7 +653,7 @@ def test_fragments_become_the_same_objects_whatever_the_tiling(tmp_path, rng, sh
             size = "area_px" if len(shape) == 2 else "volume_px"
             assert seams[~contacts][size].tolist() == sizes.tolist()
         fixed = table.drop(columns=["crosses_seam", "n_tiles", "n_batches"])
-        links = seams.loc[contacts, ["label", "gid", "evidence", "verdict"]]
+        links = seams.loc[contacts, ["label", "gid", "evidence", "probability", "verdict"]]
         results.append((files(run.path("output") / "labels"), fixed, links.to_csv(index=False)))
     for stored, table, contacts in results[1:]:
         assert stored == results[0][0]

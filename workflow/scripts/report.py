@@ -29,6 +29,7 @@ from iaunet import (
     omezarr,
     page,
     regions,
+    scale,
     tables,
     tiling,
     views,
@@ -201,17 +202,19 @@ def mistake_view(
 def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame, metrics: dict) -> dict:
     """Return what happened at the borders of tiles, and close-ups of the worst cases."""
     n_tiles = tiles["n_tiles"]
-    contacts = seams["verdict"].isin(joining.VERDICTS)
-    more = wording.fragments(seams["verdict"][contacts].value_counts())
-    seams = seams[~contacts]
+    of_contact = seams["verdict"].isin(joining.VERDICTS)
+    contacts, seams = seams[of_contact], seams[~of_contact]
+    more = wording.fragments(contacts["verdict"].value_counts())
+    rows = {int(label): row for row, label in enumerate(sample.objects["label"])}
+    links = doubtful_links(sample, tiles, contacts, rows)
     if n_tiles == 1:
-        return {"text": "The image was one tile: there are no seams." + more, "views": []}
+        return {"text": "The image was one tile: there are no seams." + more, "views": links}
     core = " × ".join(str(length) for length in tiles["core"])
     batches = wording.counted(tiles["n_batches"], "batch", "batches")
     more = wording.seam_quality(metrics) + more
     text = f"{n_tiles:,} tiles of {core} px in {batches}. "
     if not len(seams):
-        return {"text": text + "No object lies on a tile border." + more, "views": []}
+        return {"text": text + "No object lies on a tile border." + more, "views": links}
     flagged = (seams["verdict"] != "agreed").to_numpy()
     many = wording.counted(len(seams), "object lies", "objects lie")
     text += f"{many} on tile borders, in up to {int(seams['n_tiles'].max())} tiles. "
@@ -222,7 +225,6 @@ def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame, metri
     else:
         text += "All tiles agree on every pixel of every one of them."
     order = np.lexsort((seams["label"].to_numpy(), -seams["n_tiles"].to_numpy(), ~flagged))
-    rows = {int(label): row for row, label in enumerate(sample.objects["label"])}
     shown, seen = [], set()
     for index in order:
         seam = seams.iloc[int(index)]
@@ -237,7 +239,33 @@ def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame, metri
         shown.extend(gallery.zoom(sample, rows[int(seam["label"])], title, caption, focus=True)[:1])
         if len(shown) == 3:
             break
-    return {"text": text + more, "views": shown}
+    return {"text": text + more, "views": shown + links}
+
+
+def doubtful_links(
+    sample: gallery.Sample, tiles: dict, contacts: pd.DataFrame, rows: dict[int, int]
+) -> list[views.View]:
+    """Return close-ups of the contacts of fragments of which the model was least sure."""
+    doubt = (contacts["probability"] - joining.EVEN).abs().to_numpy()
+    shown, seen = [], set()
+    for index in np.argsort(doubt, kind="stable"):
+        contact = contacts.iloc[int(index)]
+        label = int(contact["label"])
+        if label in seen or label not in rows:
+            continue
+        seen.add(label)
+        on_grid = np.unravel_index(int(contact["gid"]), tiling.grid_shape(tiles))
+        at = scale.under(on_grid, tiling.grid_shape(tiles), tiles["shape"])
+        caption = (
+            f"White: object {label}, around one of its fragments, which {contact['evidence']}: "
+            f"one object with a probability of {contact['probability']:.2f}, {contact['verdict']}."
+        )
+        shown += gallery.zoom(
+            sample, rows[label], "Least sure link", caption, focus=True, centre=np.array(at)
+        )[:1]
+        if len(shown) == 3:
+            break
+    return shown
 
 
 def distributions(sample: gallery.Sample) -> list[figures.Distribution]:
@@ -278,7 +306,9 @@ def content(args: argparse.Namespace) -> dict:
             "n_tiles": "int64",
             "tiles": "str",
             "evidence": "str",
+            "probability": "float64",
             "verdict": "str",
+            "gid": "uint64",
         },
     )
     reference = reference_section(sample, args.reference, metrics) if args.reference else None

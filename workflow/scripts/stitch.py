@@ -331,6 +331,7 @@ def seam_table(found: pd.DataFrame, tiles: dict) -> pd.DataFrame:
             "min_voxels_in_a_core": rows["min_voxels_in_a_core"],
             "agreement": rows["agreement"].round(6),
             "evidence": [evidence(row) for row in rows.itertuples()],
+            "probability": np.full(len(rows), np.nan),
             "verdict": rows["verdict"],
         }
     )

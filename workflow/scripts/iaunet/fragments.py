@@ -149,14 +149,12 @@ def rows(joined: Joined, found: pd.DataFrame, columns: Sequence[str], image: str
             "label": label,
             "gid": contacts["one"],
             "evidence": [
-                f"touches fragment {other}, {faces} faces, probability {chance:.3f}"
-                for other, faces, chance in zip(
-                    contacts["other"].tolist(),
-                    contacts["faces"].tolist(),
-                    joined.probability.tolist(),
-                    strict=True,
+                f"touches fragment {other}, {faces} faces"
+                for other, faces in zip(
+                    contacts["other"].tolist(), contacts["faces"].tolist(), strict=True
                 )
             ],
+            "probability": joined.probability.round(6),
             "verdict": joined.verdict,
         }
     )

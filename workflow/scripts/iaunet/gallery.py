@@ -244,12 +244,22 @@ def projections(sample: Sample) -> dict[str, views.View]:
 
 
 def zoom(
-    sample: Sample, row: int, title: str, caption: str, focus: bool = False
+    sample: Sample,
+    row: int,
+    title: str,
+    caption: str,
+    focus: bool = False,
+    centre: np.ndarray | None = None,
 ) -> list[views.View]:
-    """Return close-ups around one object at full resolution: one in 2D, XY and XZ in 3D."""
-    centre = sample.centres[row]
+    """Return close-ups of one object at full resolution: one in 2D, XY and XZ in 3D.
+
+    Around its centre, as wide as the object needs; or around another one, of usual width.
+    """
     label = sample.label(row)
-    box = regions.window(centre, grown(sample, row), sample.shape)
+    sides = sample.zoom_sides()
+    if centre is None:
+        centre, sides = sample.centres[row], grown(sample, row)
+    box = regions.window(centre, sides, sample.shape)
     shown = []
     for face in sample.faces[:2]:
         at = 0 if face is None else int(np.clip(round(centre[face]), 0, sample.shape[face] - 1))

@@ -26,6 +26,8 @@ FEATURES = ("faces", "share", "fg", "seed", "cosine")
 area to the power (d-1)/d); mean foreground and mean seed probability at the faces, the latter
 against the mean confidence of the two; cosine of their identity vectors."""
 
+EVEN = 0.5
+"""Probability of a contact at which fragments are as likely one object as two."""
 NO_OBJECT = np.uint64(2**64 - 1)
 VERDICTS = JOINED, REFUSED, APART = "joined", "refused", "apart"
 

@@ -20,8 +20,7 @@ GRID = {
     "seed_window": (1, 2, 3, 5, 8),
     "min_size": (4, 8, 12, 16, 24, 32, 64),
 }
-EVEN = 0.5
-JOIN = (0.0, EVEN, 0.7, 0.3, 0.9)
+JOIN = (0.0, 0.5, 0.7, 0.3, 0.9)
 OVERSPLIT = (0.1, 0.3, 0.6)
 """Values of `suppress` at which objects fall into more fragments."""
 Case = tuple[dict[str, np.ndarray], np.ndarray]
@@ -124,7 +123,7 @@ def fit_thresholds(
     def score_of(values: dict[str, object]) -> float:
         trial, joiner = clustering.Settings.from_dict(values, ndim), None
         if known:
-            trial = replace(trial, join=EVEN)
+            trial = replace(trial, join=joining.EVEN)
             joiner = joining.fit([_fragments(case, trial, id_stride) for case in known], ndim)
         if joiner is None:
             trial = replace(trial, join=0.0)
