@@ -24,10 +24,12 @@ def environment(name):
 
 
 def test_every_requirement_is_pinned_once():
-    for name in ("requirements.txt", "constraints.txt"):
+    seen = set()
+    for name in ("requirements.txt", "requirements-backends.txt", "constraints.txt"):
         wanted = [x for x in lines(name) if x and not x.startswith(("#", "-c"))]
         assert len(pins(wanted)) == len(wanted)
-    assert not set(pins(lines("requirements.txt"))) & set(pins(lines("constraints.txt")))
+        assert not seen & set(pins(wanted))
+        seen |= set(pins(wanted))
 
 
 @pytest.mark.parametrize("name", ["cpu.yaml", "gpu.yaml"])

@@ -80,7 +80,6 @@ def test_the_record_says_how_much_was_computed(tiled):
     ("change", "message"),
     [
         ({"batch": 2}, r"--batch: found 2, .* has batches 0 to 1"),
-        ({"backend": "openvino"}, "'openvino' is not in this version"),
         ({"device": "cuda:7"}, "--device: .*'cuda:7' is not there"),
         ({"device": "tpu"}, "--device: .*use auto, cpu"),
         ({"threads": 0}, "--threads: found 0"),

@@ -21,11 +21,13 @@ rule infer:
         version=VERSION,
         device=config["device"],
         backend=config["backend"],
+        precision=config["precision"],
     shell:
         "OMP_NUM_THREADS=1 python {input.script:q}"
         " --store {input.store} --tiles {input.tiles} --model={input.model:q}"
         " --batch {wildcards.batch} --device {params.device} --backend {params.backend}"
-        " --threads {threads} --output {output.outputs} --record {output.record}"
+        " --precision {params.precision} --threads {threads}"
+        " --output {output.outputs} --record {output.record}"
         " 2> {log}"
 
 

@@ -125,6 +125,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             joining=meta.get("joining"),
             classes=known_classes,
             bounds={"off": list(bounds.off), "lsig": list(bounds.lsig)},
+            computed={
+                name: reader.facts(args.batch).get(name) for name in ("backend", "precision")
+            },
         )
         table = concatenate(objects, no_objects)
         tables.write_parquet(table, table_path)

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import checkpoint, cli, grid, network, outputs, predict, tiling
+from iaunet import backends, checkpoint, cli, grid, network, outputs, predict, tiling
 from iaunet.errors import OptionError
 
 log = logging.getLogger("infer")
+
+PRECISION_HELP = "auto: bfloat16 where the device is fast with it, else float32"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -31,7 +33,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--model", type=Path, required=True, help="model file")
     add("--batch", type=int, required=True, help="batch to compute, from 0")
     add("--device", required=True, help="auto, cpu, cuda or cuda:N")
-    add("--backend", required=True, choices=("auto", "torch", "openvino", "onnxruntime"))
+    add("--backend", required=True, choices=backends.BACKENDS, help="what computes the network")
+    add("--precision", choices=backends.PRECISIONS, default="auto", help=PRECISION_HELP)
     add("--threads", type=int, required=True, help="blocks computed at the same time")
     add("--output", type=Path, required=True, help="Zarr store of outputs to write")
     return parser.parse_args(argv)
@@ -41,17 +44,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compute the outputs of one batch."""
     args = parse_args(argv)
     recorder = cli.Recorder("infer", args)
-    if args.backend not in ("auto", "torch"):
-        raise OptionError(f"--backend: '{args.backend}' is not in this version; use auto or torch")
     if args.threads < 1:
         raise OptionError(f"--threads: found {args.threads}, needs 1 or more")
     tiles = tiling.read(args.tiles, ("core", "halo", "batches", "limits", "model"), args.batch)
     net, meta = checkpoint.load(args.model)
     network.check_model(args.model, meta, tiles)
-    device = network.pick_device(args.device)
+    device = network.pick_device(args.device, args.backend)
+    engine = backends.prepare(net, args.backend, args.precision, device, args.threads)
 
     def over_image(halo_px: Sequence[int]) -> predict.Blocks:
-        return network.open_blocks(args.store, tiles, net.to(device), meta, halo_px, args.threads)
+        return network.open_blocks(args.store, tiles, engine, meta, halo_px, args.threads)
 
     blocks = over_image(tiles["halo"])
     wanted = [
@@ -62,12 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds = time.perf_counter() - began
     voxels = sum(math.prod(grid.box_shape(tile.core)) for tile in wanted)
     log.info(
-        "batch %d: %d tiles, %.2f Mpx in %.1f s on %s; computed %.2f Mpx with halo",
+        "batch %d: %d tiles, %.2f Mpx in %.1f s on %s by %s in %s; computed %.2f Mpx with halo",
         args.batch,
         len(wanted),
         voxels / 1e6,
         seconds,
         device,
+        engine.backend,
+        engine.precision,
         blocks.voxels_computed / 1e6,
     )
     exact = tuple(-(-r // s) * s for r, s in zip(meta["radius"], net.stride, strict=True))
@@ -81,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         voxels_computed=blocks.voxels_computed,
         network_seconds=round(seconds, 3),
         device=str(device),
-        backend="torch",
+        backend=engine.backend,
+        precision=engine.precision,
         **sample,
     )
 
@@ -101,7 +106,7 @@ def write_outputs(
                 pending.pop(0).result()
         for job in pending:
             job.result()
-        writer.close()
+        writer.close(backend=net.backend, precision=net.precision)
 
 
 def halo_check(blocks: predict.Blocks, exact: predict.Blocks, tile: grid.Tile) -> dict[str, int]:

@@ -128,13 +128,17 @@ def verified(args: argparse.Namespace, tiles: dict, reader: outputs.Reader) -> d
     """Return how many voxels were segmented once more, and how many got another label."""
     if not args.verify:
         return {}
-    from iaunet import checkpoint, network, verify  # with torch, which few runs need here
+    from iaunet import backends, checkpoint, network, verify  # with torch, few runs need it here
 
     net, meta = checkpoint.load(args.model)
     network.check_model(args.model, meta, tiles)
-    net = net.to(network.pick_device(args.device))
-    blocks = network.open_blocks(args.store, tiles, net, meta, tiles["halo"], 1)
     facts = reader.facts(0)
+    computed = facts["computed"]
+    if any(reader.facts(k)["computed"] != computed for k in range(len(tiles["batches"]))):
+        log.warning("%s: batches were computed in several ways, windows may differ", tiles["image"])
+    device = network.pick_device(args.device, computed["backend"])
+    net = backends.prepare(net, computed["backend"], computed["precision"], device, 1)
+    blocks = network.open_blocks(args.store, tiles, net, meta, tiles["halo"], 1)
     settings = Settings.from_dict(facts["settings"], len(blocks.shape))
     bounds = Bounds(*(tuple(facts["bounds"][name]) for name in ("off", "lsig")))
     rng = np.random.default_rng(int(tiles["source"]["sha256"][:15], 16))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from iaunet import checkpoint, grid, normalize, omezarr, predict, scale, tiling
 from iaunet.errors import InputError, OptionError
-from iaunet.net import IAUNet
 
 
 def check_model(path: Path, meta: dict, tiles: dict) -> None:
@@ -25,8 +25,10 @@ def check_model(path: Path, meta: dict, tiles: dict) -> None:
         )
 
 
-def pick_device(wanted: str) -> torch.device:
-    """Return the device, or say what is there."""
+def pick_device(wanted: str, backend: str = "auto") -> torch.device:
+    """Return the device, or say what is there; auto is one on which the backend computes."""
+    if wanted == "auto" and backend not in ("auto", "torch"):
+        wanted = "cpu"
     try:
         return predict.pick_device(wanted)
     except (ValueError, RuntimeError) as error:
@@ -34,9 +36,12 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def open_blocks(
-    store: Path, tiles: dict, net: IAUNet, meta: dict, halo_px: Sequence[int], threads: int
+    store: Path, tiles: dict, net: nn.Module, meta: dict, halo_px: Sequence[int], threads: int
 ) -> predict.Blocks:
-    """Return the network's blocks over the image of a store, on the grid that it works on."""
+    """Return the blocks of a network over the image of a store, on the grid that it works on.
+
+    `net` is as `backends.prepare` returns it.
+    """
     image = omezarr.open_level(store)
     if image.shape != tiles["shape"]:
         raise InputError(f"{store}: shape {image.shape}, its tiles.json says {tiles['shape']}")

@@ -86,10 +86,15 @@ def whole(net: IAUNet, image: np.ndarray) -> dict[str, np.ndarray]:
     """
     padded = [(0, -n % s) for n, s in zip(image.shape, net.stride, strict=True)]
     x = torch.from_numpy(np.pad(image, padded).astype(np.float32))[None, None]
-    x = laid_out(x.to(next(net.parameters()).device))
+    x = laid_out(x.to(device_of(net)))
     with torch.inference_mode():
         fixed = quantised(net(x))
     return _cut(fixed, tuple(slice(0, n) for n in image.shape), net.id_stride)
+
+
+def device_of(net: torch.nn.Module) -> torch.device:
+    """Return where a network is; one without parameters of PyTorch is on the CPU."""
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
 
 
 def laid_out(x: torch.Tensor) -> torch.Tensor:
@@ -149,7 +154,7 @@ class Blocks:
         self.halo_px = tuple(halo_px)
         self.threads = threads
         self.padded = tuple(-(-n // s) * s for n, s in zip(shape, net.stride, strict=True))
-        self.device = next(net.parameters()).device
+        self.device = device_of(net)
         self.voxels_computed = 0
 
     def compute(self, index: int) -> dict[str, np.ndarray]:

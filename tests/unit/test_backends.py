@@ -1,0 +1,97 @@
+"""Every way to compute a network gives the same answer, for any tiling."""
+
+import numpy as np
+import pytest
+import torch
+
+import nets
+from iaunet import backends, grid, predict
+from iaunet.errors import InputError, OptionError
+
+WAYS = [
+    ("torch", "float32"),
+    ("torch", "bfloat16"),
+    ("onnxruntime", "float32"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+]
+CPU = torch.device("cpu")
+
+
+def engine(ndim, backend, precision, threads=1):
+    if backend != "torch":
+        pytest.importorskip(backend)
+    return backends.prepare(nets.small_net(ndim), backend, precision, CPU, threads)
+
+
+def blocks(net, image, threads=1):
+    return predict.Blocks(
+        net,
+        lambda box: image[box],
+        shape=image.shape,
+        block_px=[2 * step for step in net.stride],
+        halo_px=[3 * step for step in net.stride],
+        threads=threads,
+    )
+
+
+@pytest.mark.parametrize(("backend", "precision"), WAYS)
+@pytest.mark.parametrize("shape", [(70, 90), (20, 40, 44)], ids=["2d", "3d"])
+def test_neither_tiles_nor_threads_change_a_bit(shape, backend, precision, rng):
+    image = rng.random(shape, np.float32)
+    whole = tuple(slice(0, n) for n in shape)
+    net = engine(len(shape), backend, precision)
+    (expected,) = blocks(net, image).of_cores([whole])
+    net = engine(len(shape), backend, precision, threads=2)
+    core = [3 * step for step in net.stride]
+    cores = [tile.core for tile in grid.tiles(shape, core)]
+    for box, found in zip(cores, blocks(net, image, 2).of_cores(cores), strict=True):
+        for name in ("fg", "seed", "off", "lsig"):
+            np.testing.assert_array_equal(found[name], expected[name][(..., *box)], err_msg=name)
+
+
+@pytest.mark.parametrize(("backend", "precision"), WAYS[1:])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_all_ways_agree_within_their_precision(ndim, backend, precision, rng):
+    shape = (16, 32, 32)[-ndim:]
+    x = torch.from_numpy(rng.random((1, 1, *shape), np.float32))
+    with torch.inference_mode():
+        expected = engine(ndim, "torch", "float32")(x)
+        found = engine(ndim, backend, precision)(x)
+    least = 1e-4 if precision == "float32" else 0.2
+    for name in ("fg", "seed", "off", "lsig", "id"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert one.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0, atol=least, msg=name)
+
+
+def test_float32_is_the_network_itself(rng):
+    x = torch.from_numpy(rng.random((1, 1, 32, 32), np.float32))
+    net = nets.small_net(2)
+    with torch.inference_mode():
+        for one, other in zip(engine(2, "torch", "float32")(x), net(x), strict=True):
+            assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_writing_onnx_leaves_the_network_as_it_was(rng):
+    pytest.importorskip("onnx")
+    net = nets.small_net(2)
+    x = torch.from_numpy(rng.random((1, 1, 32, 32), np.float32))
+    with torch.inference_mode():
+        before = net(x).fg
+        backends.to_onnx(net)
+        assert torch.equal(net(x).fg, before)
+
+
+def test_a_backend_that_is_not_installed_names_the_line_to_type(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(backends.importlib, "import_module", missing)
+    with pytest.raises(InputError, match=r"pip install --requirement requirements-backends\.txt"):
+        backends.prepare(nets.small_net(2), "openvino", "auto", CPU, 1)
+
+
+def test_backends_of_the_cpu_refuse_other_devices():
+    with pytest.raises(OptionError, match="--device cpu"):
+        backends.prepare(nets.small_net(2), "onnxruntime", "auto", torch.device("meta"), 1)

@@ -1,0 +1,201 @@
+"""Ways to compute a network: PyTorch in float32 or bfloat16, ONNX Runtime, OpenVINO.
+
+All answer as the network does, and are given blocks of the same size whatever the tiles are: so
+with each of them the tiled result is the untiled one. Between them results differ in the last
+digits. ONNX Runtime and OpenVINO are optional; both read the ONNX that `to_onnx` writes.
+"""
+
+import importlib
+import io
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import nn
+
+from iaunet.errors import InputError, OptionError
+from iaunet.net import IAUNet, Outputs
+
+BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
+PRECISIONS = ("auto", "float32", "bfloat16")
+STORED = ("fg", "seed", "off", "lsig", "id", "emb", "sem")
+"""Heads that are stored; the others are for training."""
+OPSET = 17
+
+
+class _Standing(nn.Module):
+    """Stands where a network stands."""
+
+    def __init__(self, net: nn.Module, backend: str, precision: str) -> None:
+        super().__init__()
+        self.ndim, self.stride, self.id_stride = net.ndim, net.stride, net.id_stride
+        self.emb_dim, self.n_classes = net.emb_dim, net.n_classes
+        self.backend, self.precision = backend, precision
+
+
+class Torch(_Standing):
+    """A network in PyTorch, on its device; in bfloat16 its last layers stay float32."""
+
+    def __init__(self, net: nn.Module, precision: str) -> None:
+        super().__init__(net, "torch", precision)
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> Outputs:
+        """Return what the network does."""
+        half = self.precision == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            return self.net(x)
+
+
+class Converted(_Standing):
+    """A network that another library computes, on the CPU; `run` is given and returns arrays."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        backend: str,
+        precision: str,
+        run: Callable[[np.ndarray], Sequence[np.ndarray]],
+    ) -> None:
+        super().__init__(net, backend, precision)
+        self.heads = heads(net)
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> Outputs:
+        """Return the stored heads."""
+        found = self.run(x.contiguous().numpy())
+        values = [torch.from_numpy(np.ascontiguousarray(one)).float() for one in found]
+        return Outputs(**dict(zip(self.heads, values, strict=True)))
+
+
+class _Heads(nn.Module):
+    """Returns the stored heads as a tuple, as ONNX needs it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.heads = net, heads(net)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.net(x)._asdict()
+        return tuple(found[name] for name in self.heads)
+
+
+def heads(net: nn.Module) -> tuple[str, ...]:
+    """Return the stored heads that a network has."""
+    absent = {name for name, n in (("emb", net.emb_dim), ("sem", net.n_classes)) if not n}
+    return tuple(name for name in STORED if name not in absent)
+
+
+def prepare(
+    net: nn.Module, backend: str, precision: str, device: torch.device, threads: int
+) -> _Standing:
+    """Return the network as it is to be computed.
+
+    Parameters
+    ----------
+    backend : one of `BACKENDS`; auto is torch.
+    precision : one of `PRECISIONS`; auto is bfloat16 where the device is fast with it. Float32
+        where the backend or the network cannot do otherwise.
+    threads : how many blocks are computed at the same time, each by one thread.
+
+    Raises
+    ------
+    OptionError
+        The backend does not compute on this device.
+    InputError
+        It is not installed, or it cannot compute this network.
+    """
+    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
+    if backend in ("auto", "torch"):
+        return Torch(net.to(device), "bfloat16" if half and isinstance(net, IAUNet) else "float32")
+    if device.type != "cpu":
+        raise OptionError(f"--backend {backend} computes on the CPU; use --device cpu, or torch")
+    library = imported(backend)
+    makers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    half = half and backend == "openvino"
+    run = makers[backend](library, to_onnx(net), threads, half)
+    return Converted(net, backend, "bfloat16" if half else "float32", run)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def imported(name: str) -> ModuleType:
+    """Return an optional library.
+
+    Raises
+    ------
+    InputError
+        It is not there; the message has the line to type.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"backend: '{name}' is not installed ({error}); type: "
+            "python -m pip install --requirement requirements-backends.txt"
+        ) from error
+
+
+def to_onnx(net: nn.Module) -> bytes:
+    """Return the network as ONNX, float32, with axes of any length.
+
+    Raises
+    ------
+    InputError
+        The network does something that ONNX has no word for.
+    """
+    imported("onnx")
+    heads_of = _Heads(net.cpu()).eval()  # the exporter leaves the mode as it finds it
+    names = list(heads_of.heads)
+    x = torch.zeros(1, 1, *(4 * step for step in net.stride))
+    axes = {2 + axis: f"n{axis}" for axis in range(net.ndim)}
+    file = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the exporter that needs no other library is old
+            torch.onnx.export(
+                heads_of, (x,), file, dynamo=False, opset_version=OPSET,
+                input_names=["image"], output_names=names, dynamic_axes={"image": axes},
+            )  # fmt: skip
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the network cannot be written as ONNX: {reason}; use torch") from error
+    return file.getvalue()
+
+
+def _onnxruntime(
+    library: ModuleType, onnx: bytes, threads: int, half: bool
+) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+    options = library.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = library.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"image": x})
+
+
+def _openvino(
+    library: ModuleType, onnx: bytes, threads: int, half: bool
+) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+    core = library.Core()
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+    }
+    model = core.compile_model(core.read_model(onnx), "CPU", options)
+    own = threading.local()
+
+    def run(x: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(own, "request"):
+            own.request = model.create_infer_request()
+        own.request.infer({0: x})
+        return [own.request.get_output_tensor(k).data.copy() for k in range(len(model.outputs))]
+
+    return run
