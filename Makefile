@@ -1,13 +1,14 @@
 # make demo    set up, run the pipeline on the demo images, say where to look
 # make test    set up, lint, run all tests
 # make setup   only the environment and the demo images
+# make backends    ONNX Runtime and OpenVINO besides, see docs/networks.md
 # make model MODEL=mito-em DATA=...    train a shipped model again, see recipes/README.md
 # Another Python: make demo PYTHON=python3.12
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup model force
+.PHONY: demo test setup backends model force
 
 PYTHON ?= python3
 THREADS ?= 1
@@ -16,6 +17,7 @@ BIN := $(VENV)/bin
 # Written last, with the folder that the environment was made for: without it, or after a move,
 # the environment is made again.
 READY := $(VENV)/.ready
+BACKENDS := $(VENV)/.ready-backends
 DEMO := resources/demo/.ready
 
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
@@ -32,6 +34,12 @@ $(READY): requirements.txt constraints.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	printf '%s' '$(CURDIR)' > $@
 
+backends: $(BACKENDS)
+
+$(BACKENDS): requirements-backends.txt $(READY)
+	$(BIN)/python -m pip install --quiet --requirement requirements-backends.txt
+	touch $@
+
 $(DEMO): workflow/scripts/demo.py $(READY)
 	$(BIN)/python workflow/scripts/demo.py --output resources/demo
 	touch $@
@@ -40,7 +48,7 @@ demo: setup
 	$(BIN)/snakemake --cores all
 	@echo "Look at $(CURDIR)/results/summary.html"
 
-test: setup
+test: setup backends
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules

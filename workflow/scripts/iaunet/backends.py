@@ -139,8 +139,8 @@ def imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"backend: '{name}' is not installed ({error}); type: "
-            "python -m pip install --requirement requirements-backends.txt"
+            f"backend: '{name}' is not installed ({error}); type make backends in the repository, "
+            "or python -m pip install --requirement requirements-backends.txt"
         ) from error
 
 
