@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import checkpoint, cli, grid, network, outputs, predict, tiling
+from iaunet import checkpoint, checksums, cli, grid, network, outputs, predict, tiling
 from iaunet.errors import OptionError
 
 log = logging.getLogger("infer")
@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = [
         grid.tile(blocks.shape, tiles["core"], k) for k in range(*tiles["batches"][args.batch])
     ]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     write_outputs(args.output, blocks, wanted, tiles["core"])
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, time.process_time() - used
     voxels = sum(math.prod(grid.box_shape(tile.core)) for tile in wanted)
     log.info(
         "batch %d: %d tiles, %.2f Mpx in %.1f s on %s; computed %.2f Mpx with halo",
@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         voxels=voxels,
         voxels_computed=blocks.voxels_computed,
         network_seconds=round(seconds, 3),
+        network_cpu_seconds=round(used, 3),
+        output_bytes=checksums.n_bytes(args.output),
         device=str(device),
+        device_name=network.device_name(device),
         backend="torch",
         **sample,
     )
