@@ -242,7 +242,7 @@ def test_provenance_holds_checksums_of_all_that_went_in_and_came_out(rng, tmp_pa
         assert facts == checksums.facts(tmp_path / name)
     with pytest.raises(OptionError, match="--config: not JSON"):
         measure.main(
-            finish(make(tmp_path / "b"), labels.astype(np.uint8), labels, None) + ["--config", "x"]
+            [*finish(make(tmp_path / "b"), labels.astype(np.uint8), labels, None), "--config", "x"]
         )
 
 

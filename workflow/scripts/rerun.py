@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import logging
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{args.provenance}: {len(different)} of {len(rows)} results are not the same again: "
             f"{listed}; the repeat lies in {again}, see the warnings for what else was different"
         )
-    sys.stdout.write(f"the same again: all {len(rows)} results of {image}, byte for byte\n")
+    sys.stdout.write(f"the same again: all {len(rows)} results of {image} agree\n")
 
 
 def check_inputs(found: Mapping, run_folder: Path, path: Path) -> dict[str, Path]:
@@ -93,26 +94,23 @@ def check_inputs(found: Mapping, run_folder: Path, path: Path) -> dict[str, Path
 
 def differences(found: Mapping) -> list[str]:
     """Return what is not as it was when the image was segmented, as sentences."""
-    here: dict[str, object] = {"version": __version__, **machine.code()}
-    there: dict[str, object] = {"version": found["version"], **found["code"]}
-    if there.pop("dirty") or here.pop("dirty", None):
-        there["changes to the commit"], here["changes to the commit"] = "maybe", "maybe others"
-    here.pop("dirty", None)
-    versions = {"python": {step.get("python") for step in found["steps"]}}
-    for step in found["steps"]:
-        for name, version in step.get("packages", {}).items():
-            versions.setdefault(name, set()).add(version)
-    installed = {"python": cli.python_version(), **cli.package_versions()}
-    for name, known in versions.items():
-        there[name] = ", ".join(sorted(filter(None, known)))
-        here[name] = installed.get(name, "not installed")
-    there["processor"] = "; ".join(sorted({step.get("cpu", "") for step in found["steps"]}))
-    here["processor"] = machine.cpu()
-    return [
-        f"{name}: {then or 'unknown'} then, {here[name] or 'unknown'} now"
-        for name, then in there.items()
-        if then != here[name]
+    code = machine.code()
+    then = {"version": found["version"], "commit": found["code"]["commit"]}
+    now = {"version": __version__, "commit": code["commit"]}
+    installed = {"python": platform.python_version(), **cli.package_versions()}
+    now |= {**installed, "cpu": machine.cpu()}
+    for name in (*installed, "cpu"):
+        known = {{**step.get("packages", {}), **step}.get(name) for step in found["steps"]}
+        then[name] = " and ".join(sorted(known - {None, ""}))
+    changed = [
+        f"{name}: {text or 'unknown'} then, {now[name] or 'unknown'} now"
+        for name, text in then.items()
+        if text != now[name]
     ]
+    for dirty, when in ((found["code"]["dirty"], "then"), (code["dirty"], "now")):
+        if dirty:
+            changed.append(f"commit: its files were changed {when}, so the code may differ")
+    return changed
 
 
 def prepare(folder: Path, found: Mapping, places: Mapping[str, Path]) -> None:
@@ -184,9 +182,9 @@ def compared(home: Path, again: Path, image: str) -> list[tuple[str, int, str]]:
 
 def same(one: Path, other: Path) -> str:
     """Return in what two files differ, or an empty text."""
-    for path, word in ((one, "then"), (other, "now")):
+    for path, when in ((one, "then"), (other, "now")):
         if not path.is_file():
-            return f"was not there {word}" if word == "then" else "is not there now"
+            return f"no such file {when}"
     if one.suffix == ".json":
         return "" if told(one) == told(other) else "other values"
     if one.stat().st_size != other.stat().st_size:
