@@ -142,6 +142,12 @@ def test_the_same_records_give_the_same_bytes(folder):
     assert not list((folder / "results").glob("*.partial"))
 
 
+def test_an_image_with_a_damaged_provenance_has_it_as_its_reason(folder):
+    (folder / "results/a/provenance.json").write_text("{")
+    write()
+    assert "not valid JSON" in read(folder).get("#image-a")["error"]
+
+
 def test_a_run_in_which_all_images_failed_is_described(folder):
     summary = folder / "results/summary.csv"
     summary.write_text(summary.read_text().replace("a,ok,", "a,failed,lost"))

@@ -140,11 +140,14 @@ def write_parts(args: argparse.Namespace, config: Mapping, folder: Path) -> None
 def of_image(run: Run, row: Mapping, reason: str, folder: Path) -> Made:
     """Add what went into an image and what came out of it."""
     home = run.results / row["image"]
-    found = None if reason else records.read(home / "provenance.json")
+    try:
+        found = None if reason else records.read(home / "provenance.json")
+    except InputError as error:
+        found, reason = None, str(error)
     if found is None:
         path = folder / row["path"]
         went_in = [run.outside(path, "image")] if path.exists() else []
-        return Made(row["image"], reason or "no provenance.json", None, went_in, [])
+        return Made(row["image"], reason, None, went_in, [])
     went_in = [
         run.outside(Path(found["folder"]) / facts["path"], text, facts)
         for text, facts in records.inputs(found).items()

@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "constant": limits.constant,
             **resampling,
             **tiling,
-            "model": {"name": meta["name"], "sha256": checksums.sha256(args.model)},
+            "model": {"name": meta["name"], **checksums.facts(args.model)},
             "source": source(image, args.image),
             "warnings": warnings,
             "percentiles": args.percentiles,

@@ -33,13 +33,23 @@ NETWORK_MB = {2: 1200.0, 3: 720.0}
 AHEAD_BYTES = 20
 """Per voxel of blocks that are computed and not written yet; `PENDING` and two per thread."""
 PENDING = 5
-ASKED_MB = {2: 650, 3: 1300}
+ASKED_MB = {2: 600, 3: 900}
 """More in tile.py when the network is asked how large the objects are."""
-BLOCK_MB = {"tile": 300, "cluster": 320, "number": 260, "paint": 260}
-BLOCK_MB |= {"stitch": 320, "measure": 410, "report": 350}
-"""Of a step that holds blocks of the image, whatever its size."""
-OBJECT_BYTES = {"cluster": 1300, "number": 1300, "paint": 100}
-OBJECT_BYTES |= {"stitch": 1600, "measure": 1200, "report": 500}
+READ_MB = 100
+"""Of an image that is copied, at most."""
+MEASURED_PX = {2: (2048, 2048), 3: (64, 512, 512)}
+"""What measure.py holds at once."""
+SHOWN_MVOXEL = 3.0
+"""What report.py holds at once, about."""
+STEP_MB = {"tile": 145, "cluster": 250, "number": 250, "paint": 255}
+STEP_MB |= {"stitch": 255, "measure": 270, "report": 265}
+"""Of a step without any image."""
+CORE_MB = {"cluster": 60, "paint": 52, "stitch": 52}
+"""Per million voxels of the core of a tile."""
+HELD_MB = {"measure": {2: 33, 3: 15}, "report": {2: 40, 3: 40}}
+"""Per million voxels of the image that is held at once."""
+OBJECT_BYTES = {"cluster": 1300, "number": 1600, "paint": 100}
+OBJECT_BYTES |= {"stitch": 1600, "measure": 1000, "report": 500}
 """Per object of the image, of cluster.py of the batch."""
 
 MARGIN_MB = 500
@@ -146,8 +156,8 @@ RATES = {
         cluster=0.2,
         tile=0.03,
         stitch=0.03,
-        measure=0.15,
-        asking=14,
+        measure=0.05,
+        asking=6,
         objects=450,
         image_bytes=1.1,
         output_bytes=2.5,
@@ -158,8 +168,8 @@ RATES = {
         cluster=0.6,
         tile=0.03,
         stitch=0.05,
-        measure=0.5,
-        asking=30,
+        measure=0.1,
+        asking=12,
         objects=300,
         image_bytes=2.2,
         output_bytes=4.0,
@@ -167,12 +177,13 @@ RATES = {
     ),
 }
 """By the axes of the image; what is used where nothing was measured."""
-STARTING = {"tile": 4.0, "infer": 4.0, "cluster": 3.0, "number": 2.0, "paint": 2.0}
-STARTING |= {"stitch": 2.5, "measure": 3.0, "report": 3.0}
+STARTING = {"tile": 1.0, "infer": 2.2, "cluster": 1.4, "number": 1.3, "paint": 1.3}
+STARTING |= {"stitch": 1.3, "measure": 1.6, "report": 2.3}
 """CPU seconds of a job before its first voxel."""
 ROW_BYTES = 420
 """On disk per object: CSV, Parquet and seams."""
-PAGE_BYTES = 3e6
+LEAST_BYTES = 1e5
+"""On disk of an image without objects; its page, of about 2 MB, is not counted."""
 
 
 def steps_of(size: Size) -> tuple[str, ...]:
@@ -194,11 +205,15 @@ def peak_mb(step: str, size: Size, *, threads: int = 1, rates: Rates | None = No
         per_thread = NETWORK_MB[ndim] * size.width / WIDTH * size.window_voxels
         ahead = (PENDING + 2 * threads) * math.prod(size.block) * AHEAD_BYTES / 2**20
         return START_MB + threads * per_thread + min(ahead, AHEAD_BYTES * size.grid_voxels)
-    objects = rates.objects * size.voxels
-    if step == "cluster":
-        objects /= size.n_batches
-    found = BLOCK_MB[step] + objects * OBJECT_BYTES.get(step, 0) / 2**20
-    return found + (ASKED_MB[ndim] if step == "tile" and size.asks else 0)
+    objects = rates.objects * size.voxels / (size.n_batches if step == "cluster" else 1)
+    core = math.prod(map(min, size.core, size.grid_shape)) / MVOXEL
+    held = math.prod(map(min, MEASURED_PX[ndim], size.shape)) / MVOXEL
+    held = held if step == "measure" else min(SHOWN_MVOXEL, size.voxels)
+    found = STEP_MB[step] + objects * OBJECT_BYTES.get(step, 0) / 2**20
+    found += CORE_MB.get(step, 0) * core + HELD_MB.get(step, {}).get(ndim, 0) * held
+    if step == "tile":
+        found += min(READ_MB, 3 * size.voxels * size.itemsize) + ASKED_MB[ndim] * size.asks
+    return found
 
 
 def cpu_seconds(step: str, size: Size, *, rates: Rates | None = None) -> float:
@@ -222,7 +237,7 @@ def disk_mb(size: Size, *, rates: Rates | None = None) -> tuple[float, float]:
     labels = rates.label_bytes * size.grid_voxels
     temporary = rates.image_bytes * size.voxels + rates.output_bytes * size.grid_voxels + labels
     final = (rates.image_bytes + rates.label_bytes) * size.voxels
-    return temporary, final + (rates.objects * size.voxels * ROW_BYTES + PAGE_BYTES) / 1e6
+    return temporary, final + (rates.objects * size.voxels * ROW_BYTES + LEAST_BYTES) / MVOXEL
 
 
 def mem_mb(step: str, size: Size, *, threads: int = 1) -> int:
