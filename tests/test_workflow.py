@@ -319,7 +319,7 @@ def test_a_repeat_from_the_provenance_gives_the_same_bytes(tmp_path, rng):
         {"image": "deep", "path": "deep.ome.tif", "model": "./m3.safetensors"},
     ]
     write_table(folder / "images.csv", table)
-    tiling = "tiling: {core_px: [48, 48], tiles_per_batch: 3}\n"
+    tiling = "tiling: {core_px: [48, 48]}\n"
     (folder / "config.yaml").write_text("images: images.csv\n" + tiling)
     done = snakemake(folder)
     assert done.returncode == 0, done.stderr

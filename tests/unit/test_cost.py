@@ -39,6 +39,20 @@ def test_the_network_is_given_what_one_block_was_measured_to_take_and_not_twice_
     assert measured_mb <= found <= 2 * measured_mb
 
 
+@pytest.mark.parametrize(
+    ("step", "of_8192_px", "of_3d"),
+    [("cluster", 343, 283), ("stitch", 350, 272), ("measure", 429, 282), ("report", 304, 288)],
+)
+def test_the_other_steps_are_given_what_was_measured_and_not_twice_that(step, of_8192_px, of_3d):
+    """27,920 objects in 8192 x 8192 px, and 113 in 48 x 160 x 160 voxels of the demo."""
+    for size, objects, measured_mb in (
+        (SIZES["nuclei-2d"], 27_920, of_8192_px),
+        (shaped("nuclei-3d", (48, 160, 160)), 113, of_3d),
+    ):
+        rates = replace(cost.RATES[len(size.shape)], objects=objects / size.voxels)
+        assert measured_mb <= cost.peak_mb(step, size, rates=rates) <= 2 * measured_mb
+
+
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("step", cost.STEPS)
 def test_a_larger_image_never_takes_less_and_requests_have_room(name, step):

@@ -213,8 +213,10 @@ def minutes(name):
 def stitch_memory(wildcards, threads, attempt):
     """Return MB for stitching; segmenting windows again takes the network besides."""
     name = "infer" if config["stitching"]["verify_windows"] else "stitch"
-    found = [memory(one)(wildcards, threads, attempt) for one in {"stitch", name}]
-    return max(found)
+    return max(
+        memory(one)(wildcards, threads, attempt)
+        for one in dict.fromkeys(("stitch", name))
+    )
 
 
 def image_config(wildcards):
@@ -223,8 +225,9 @@ def image_config(wildcards):
     columns = "path model channel scene frame diameter_px reference group"
     columns = [*columns.split(), "pixel_um_z", "pixel_um_y", "pixel_um_x"]
     image = {"image": wildcards.image, **{name: row[name] for name in columns}}
-    keys = "model device backend diameter_px tiling normalize clustering stitching"
-    return json.dumps({"image": image, **{key: config[key] for key in keys.split()}})
+    others = {"images", "training", "ablation"}
+    settings = {key: value for key, value in config.items() if key not in others}
+    return json.dumps({"image": image, **settings}, default=str)
 
 
 def run_config():

@@ -293,7 +293,7 @@ def plan_row(
         grid_shape=tuple(on_grid),
         itemsize=2 if facts is None else facts["n_bytes"] // math.prod(shape),
         block=tuple(meta["block"]),
-        width=(meta["net"].get("widths") or [cost.WIDTH])[0],
+        width=(meta["net"].get("widths") or [cost.UNKNOWN_WIDTH])[0],
         asks=asks_network(run, row, facts, meta),
         n_batches=1 if facts is None else count_batches(run, on_grid, meta, where),
         n_parts=1 if facts is None else count_parts(run, shape),

@@ -28,6 +28,8 @@ START_MB = 260
 """Python with torch; the steps without it need less."""
 WIDTH = 16
 """Channels of the first layer of the networks that were measured."""
+UNKNOWN_WIDTH = 32
+"""Taken of networks from elsewhere."""
 NETWORK_MB = {2: 1200.0, 3: 720.0}
 """Per million voxels of the window that one thread computes, halo included."""
 AHEAD_BYTES = 20
@@ -56,7 +58,8 @@ MARGIN_MB = 500
 """For Snakemake, which runs inside a cluster job as well."""
 ROOM = 1.25
 SLOWER = 5
-SHORTEST_MIN = 20
+SHORTEST_MIN = {"infer": 120}
+SHORTEST_MIN |= {step: 30 for step in STEPS if step != "infer"}
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,7 @@ def mem_mb(step: str, size: Size, *, threads: int = 1) -> int:
 def runtime_min(step: str, size: Size) -> int:
     """Return the minutes that a job with one thread should ask for at its first attempt."""
     minutes = SLOWER * cpu_seconds(step, size) / n_jobs(step, size) / 60
-    return SHORTEST_MIN + math.ceil(minutes)
+    return SHORTEST_MIN[step] + math.ceil(minutes)
 
 
 def asked(size: Size) -> dict[str, dict[str, int]]:
