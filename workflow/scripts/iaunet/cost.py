@@ -160,7 +160,7 @@ RATES = {
         tile=0.03,
         stitch=0.03,
         measure=0.05,
-        asking=6,
+        asking=4,
         objects=450,
         image_bytes=1.1,
         output_bytes=2.5,
@@ -183,6 +183,8 @@ RATES = {
 STARTING = {"tile": 1.0, "infer": 2.2, "cluster": 1.4, "number": 1.3, "paint": 1.3}
 STARTING |= {"stitch": 1.3, "measure": 1.6, "report": 2.3}
 """CPU seconds of a job before its first voxel."""
+LOOKING = 0.3
+"""CPU seconds per million voxels of looking for the brightest window, to ask the network there."""
 ROW_BYTES = 420
 """On disk per object: CSV, Parquet and seams."""
 LEAST_BYTES = 1e5
@@ -224,7 +226,7 @@ def cpu_seconds(step: str, size: Size, *, rates: Rates | None = None) -> float:
     rates = rates or RATES[len(size.shape)]
     jobs = n_jobs(step, size)
     per_voxel = {
-        "tile": rates.tile * size.voxels + rates.asking * size.asks,
+        "tile": rates.tile * size.voxels + (rates.asking + LOOKING * size.voxels) * size.asks,
         "infer": rates.network * size.computed_voxels,
         "cluster": rates.cluster * size.grid_voxels,
         "stitch": rates.stitch * size.voxels,
@@ -284,7 +286,7 @@ def measured(steps: Sequence[Mapping], source: str) -> Rates | None:
         later = cluster["clustering_seconds"] - cluster["first_tile_seconds"]
         share = (tiles - jobs) / tiles
         seconds = later / share if share else cluster["clustering_seconds"]
-        asking = tile["cpu_seconds"] - STARTING["tile"] - rates.tile * voxels
+        asking = tile["cpu_seconds"] - STARTING["tile"] - (rates.tile + LOOKING) * voxels
         return replace(
             rates,
             network=infer[clock] / infer["voxels_computed"] * MVOXEL,
