@@ -1,6 +1,7 @@
 """The plan is that of the workflow, and rests on one tile that was really segmented."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -66,6 +67,31 @@ def test_what_is_wrong_with_the_run_is_told_first(folder, capfd):
         rows(folder)
     assert "no such file 'no.tif'" in capfd.readouterr().err
     assert not (folder / "results").exists()
+
+
+def test_without_calibrating_rates_are_those_that_the_same_model_had_here(folder):
+    write_header_model(folder / "m.safetensors")
+    write_image(folder / "a.tif", (100, 200))
+    write_table(folder / "images.csv", [{"image": "a", "path": "a.tif"}])
+    steps = [
+        {"step": "tile", "shape": [100, 200], "grid_shape": [100, 200], "cpu_seconds": 2}
+        | {"output_bytes": 60_000},
+        {"step": "infer", "device": "cpu", "network_cpu_seconds": 720, "voxels_computed": 20_000}
+        | {"output_bytes": 40_000},
+        {"step": "cluster", "n_tiles": 1, "clustering_seconds": 0, "first_tile_seconds": 0}
+        | {"n_objects": 3, "output_bytes": 2_000},
+    ]
+    provenance = {"model": {"path": "m.safetensors"}, "steps": steps}
+    path = folder / "results/a/provenance.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(provenance))
+    (row,) = rows(folder, "--no-calibrate")
+    assert row["rates"] == "earlier runs"
+    # Blocks of 64 px with 24 px around them, at 720 s per 20,000 voxels.
+    assert 0 <= float(row["core_hours"]) - 148 * 328 * 720 / 20_000 / 3600 < 0.005
+    path.write_text(json.dumps(provenance | {"model": {"path": "other.safetensors"}}))
+    (row,) = rows(folder, "--no-calibrate")
+    assert row["rates"] == "constants of cost.py"
 
 
 @pytest.mark.parametrize(("text", "says"), [("- 1", "a mapping"), ("a: [", "not YAML")])

@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.base_parser(__doc__)
     add = parser.add_argument
     add("--directory", type=Path, default=Path(), help="folder of the run; default: this one")
-    add("--config", type=Path, help="YAML or JSON; - is standard input; default: the folder's own")
+    add("--config", type=Path, help="YAML or JSON, over that of the folder; - is standard input")
     add("--output", type=Path, help="CSV to write; default: results/plan.csv of the folder")
     add(
         "--no-calibrate",
@@ -70,21 +70,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_config(args: argparse.Namespace) -> dict:
-    """Return the defaults with what the config of the run says otherwise, as Snakemake does."""
-    own = args.config
-    if own is None and (args.directory / "config.yaml").is_file():
-        own = args.directory / "config.yaml"
-    given = {}
-    if own is not None:
-        text = sys.stdin.read() if str(own) == "-" else own.read_text(encoding="utf-8")
+    """Return all settings as Snakemake has them: defaults, those of the folder, those given."""
+    files = [machine.REPOSITORY / "config.yaml", args.directory / "config.yaml"]
+    found: dict = {}
+    for path in (*filter(Path.is_file, files), *([args.config] if args.config else [])):
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         try:
-            given = yaml.safe_load(text) or {}
+            values = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
-            raise InputError(f"{own}: not YAML: {error}") from None
-    if not isinstance(given, dict):
-        raise InputError(f"{own}: needs a mapping of keys to values")
-    defaults = (machine.REPOSITORY / "config.yaml").read_text(encoding="utf-8")
-    return merged(yaml.safe_load(defaults), given)
+            raise InputError(f"{path}: not YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: needs a mapping of keys to values")
+        found = merged(found, values)
+    return found
 
 
 def merged(values: Mapping, other: Mapping) -> dict:
@@ -116,10 +114,11 @@ def recorded(planned: Mapping[str, Mapping]) -> dict[str, cost.Rates]:
     for name, row in planned.items():
         try:
             text = Path(f"results/{name}/provenance.json").read_text(encoding="utf-8")
-            steps = json.loads(text)["steps"]
-        except (OSError, ValueError, KeyError):
+            found = json.loads(text)
+            same = found["model"]["path"] == row["model"]
+            rates = cost.measured(found["steps"], "earlier runs") if same else None
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        rates = cost.measured(steps, "earlier runs")
         if rates is not None:
             known.setdefault(row["model"], []).append(rates)
     return {
