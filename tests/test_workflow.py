@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import tifffile
+from rocrate.rocrate import ROCrate
 from snakemake.api import SnakemakeApi
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import (
@@ -22,7 +23,9 @@ from snakemake.settings.types import (
     ResourceSettings,
 )
 
-from iaunet import checkpoint, synthetic
+import plan
+from iaunet import checkpoint, checksums, grid, synthetic
+from nets import save_model
 from runs import REPOSITORY, write_header_model, write_image, write_table
 
 SNAKEFILE = REPOSITORY / "Snakefile"
@@ -91,8 +94,33 @@ def test_an_image_has_two_jobs_per_batch_and_four_more(folder):
     jobs = dry_run(folder, tiling={"tiles_per_batch": 1})
     assert jobs["infer"] == jobs["cluster"] == 1 + 4 + 1
     assert all(jobs[rule] == 3 for rule in ("tile", "stitch", "measure", "report"))
-    assert jobs["summarize"] == jobs["all"] == 1
-    assert sum(jobs.values()) == 2 * 6 + 4 * 3 + 2
+    assert jobs["summarize"] == jobs["crate"] == jobs["all"] == 1
+    assert sum(jobs.values()) == 2 * 6 + 4 * 3 + 3
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"tiling": {"core_px": [32, 32], "tiles_per_batch": 2}},
+        {"tiling": {"tiles_per_batch": 1}, "stitching": {"jobs": 3}},
+    ],
+)
+def test_the_plan_has_the_jobs_and_batches_of_a_dry_run(folder, monkeypatch, more):
+    monkeypatch.chdir(folder)
+    assert dry_run(folder, ["plan"]) == {"plan": 1}
+    jobs = dry_run(folder, **more)
+    config = {"images": "images.csv", "model": "./m2.safetensors", **more}
+    (folder / "own.yaml").write_text(json.dumps(config))
+    plan.main(["--config", "own.yaml", "--no-calibrate"])
+    planned = rows(folder / "results/plan.csv")
+    assert sum(int(row["batches"]) for row in planned.values()) == jobs["infer"]
+    n_jobs = sum(int(row["jobs"]) for row in planned.values()) + plan.RUN_JOBS
+    assert n_jobs == sum(jobs.values()) - jobs["all"]
+    tiled = {row["image"]: int(row["tiles"]) for row in planned.values()}
+    core = more.get("tiling", {}).get("core_px", [64, 64])
+    shapes = {"a": (50, 60), "b": (100, 120), "c": (10, 10)}
+    assert tiled == {name: grid.n_tiles(shape, core) for name, shape in shapes.items()}
 
 
 def test_part_of_a_section_is_merged_with_the_defaults(folder):
@@ -203,7 +231,7 @@ def test_a_changed_input_is_checked_again(folder):
 def test_two_hundred_images_are_planned_without_a_batch_too_many(folder):
     table = [{"image": f"i{k}", "path": "a.tif"} for k in range(200)]
     write_table(folder / "images.csv", table)
-    assert sum(dry_run(folder).values()) == 200 * 6 + 2
+    assert sum(dry_run(folder).values()) == 200 * 6 + 3
 
 
 def test_the_linter_finds_nothing(folder):
@@ -236,7 +264,14 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     assert second.returncode == 0, second.stderr
     started = [line for line in second.stderr.splitlines() if line.startswith("localrule ")]
     names = Counter(line.split()[1].rstrip(":") for line in started)
-    expected = {**dict.fromkeys(STEPS, 1), "number": 1, "paint": 2, "summarize": 1, "all": 1}
+    expected = {
+        **dict.fromkeys(STEPS, 1),
+        "number": 1,
+        "paint": 2,
+        "summarize": 1,
+        "crate": 1,
+        "all": 1,
+    }
     assert names == expected
     assert (tmp_path / "results/odd/provenance.json").read_bytes() == provenance
     found = rows(tmp_path / "results/summary.csv")
@@ -257,7 +292,7 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     started = again.stderr.splitlines() + again.stdout.splitlines()
     names = {line.split()[1].rstrip(":") for line in started if line.startswith("localrule ")}
     rules = {line.split()[1].rstrip(":") for line in started if line.startswith("rule ")}
-    assert names | rules == {"measure", "report", "summarize", "all"}
+    assert names | rules == {"measure", "report", "summarize", "crate", "all"}
     page = snakemake(tmp_path, "--report", "report.html")
     assert page.returncode == 0, page.stderr
     assert (tmp_path / "report.html").stat().st_size > 0
@@ -266,6 +301,44 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     cut.write_bytes(good[: len(good) // 2])
     assert snakemake(tmp_path).returncode != 0
     assert rows(tmp_path / "results/summary.csv")["cut"]["status"] == "failed"
+
+
+def test_a_repeat_from_the_provenance_gives_the_same_bytes(tmp_path, rng):
+    """In 2D and 3D, with a channel and a frame, after the run folder was moved."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for ndim in (2, 3):
+        save_model(folder / f"m{ndim}.safetensors", ndim)
+    options = {"photometric": "minisblack"}
+    for name, shape, axes in (("flat", (2, 3, 90, 130), "TCYX"), ("deep", (20, 40, 50), "ZYX")):
+        image = rng.integers(0, 999, shape).astype(np.uint16)
+        tifffile.imwrite(folder / f"{name}.ome.tif", image, metadata={"axes": axes}, **options)
+    table = [
+        {"image": "flat", "path": "flat.ome.tif", "model": "./m2.safetensors"}
+        | {"channel": "1", "frame": "1"},
+        {"image": "deep", "path": "deep.ome.tif", "model": "./m3.safetensors"},
+    ]
+    write_table(folder / "images.csv", table)
+    tiling = "tiling: {core_px: [48, 48]}\n"
+    (folder / "config.yaml").write_text("images: images.csv\n" + tiling)
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stderr
+    moved = folder.rename(tmp_path / "moved")
+    before = {path: path.read_bytes() for path in checksums.files(moved / "results")}
+    script = REPOSITORY / "workflow/scripts/rerun.py"
+    for name in ("flat", "deep"):
+        command = [sys.executable, str(script), f"moved/results/{name}/provenance.json"]
+        command += ["--output", f"again/{name}", "--cores", "2"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"results of {name} agree" in done.stdout
+    assert {path: path.read_bytes() for path in checksums.files(moved / "results")} == before
+    # What the crate names is there.
+    found = ROCrate(moved / "results")
+    inside = [e for e in found.data_entities if not e.id.startswith("file:")]
+    assert len(inside) == 2 * 7 + 2 + 3
+    for entity in inside:
+        assert entity["sha256"] == checksums.sha256(moved / "results" / entity.id)
 
 
 def test_a_model_can_be_trained_from_a_table_with_masks(tmp_path):

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts")
 
 import drawn
 
-from iaunet import checkpoint, cli, omezarr
+from iaunet import checksums, cli, omezarr
 from iaunet.errors import OptionError
 
 log = logging.getLogger("scale")
@@ -66,7 +66,7 @@ def run(shape: Sequence[int], work: Path, n_objects: int) -> list[dict]:
     folder = work / "x".join(map(str, shape))
     shutil.rmtree(folder, ignore_errors=True)
     model = REPOSITORY / "resources/models" / f"{MODELS[len(shape)]}.safetensors"
-    meta = {"name": MODELS[len(shape)], "sha256": checkpoint.sha256(model)}
+    meta = {"name": MODELS[len(shape)], "sha256": checksums.sha256(model)}
     n_batches = drawn.write(folder, shape, n_objects, meta)
     tiles = folder / "tiles.json"
     made = {

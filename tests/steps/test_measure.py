@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,16 @@ import tifffile
 from skimage.measure import regionprops
 
 import measure
-from iaunet import features, metrics, omezarr, tables
-from iaunet.errors import InputError
+from iaunet import checksums, features, metrics, omezarr, tables
+from iaunet.errors import InputError, OptionError
 
 PIXEL_UM = {2: (0.5, 0.5), 3: (2.0, 0.5, 0.5)}
+
+
+def make(folder):
+    """Create a folder and return it."""
+    folder.mkdir()
+    return folder
 
 
 def nuclei(rng, shape):
@@ -78,6 +85,8 @@ def finish(folder, image, labels, pixel_um, seams=()):
             "host": "n1",
             "device": "cpu",
             "voxels": 70,
+            "cpu": "fast",
+            "code": {"commit": "1a", "dirty": False},
             "packages": {"numpy": "2.1", "torch": "2.6"},
             "options": {"batch": 0, "device": "auto"},
         },
@@ -89,6 +98,8 @@ def finish(folder, image, labels, pixel_um, seams=()):
             "host": "n2",
             "device": "cpu",
             "voxels": 30,
+            "cpu": "slow",
+            "code": {"commit": "2b", "dirty": False},
             "packages": {"numpy": "2.1", "torch": "2.7"},
             "options": {"batch": 1, "device": "auto"},
         },
@@ -197,6 +208,11 @@ def test_metrics_count_and_provenance_joins_the_jobs_of_a_step(rng, tmp_path):
         "cpu_seconds": 6,
         "peak_memory_mb": 30,
         "host": "n1, n2",
+        "cpu": "fast, slow",
+        "jobs": [
+            {"host": "n1", "seconds": 2, "cpu_seconds": 3, "peak_memory_mb": 30},
+            {"host": "n2", "seconds": 3, "cpu_seconds": 3, "peak_memory_mb": 20},
+        ],
         "device": "cpu",
         "voxels": 100,
         "packages": {"numpy": "2.1", "torch": "2.6, 2.7"},
@@ -204,6 +220,30 @@ def test_metrics_count_and_provenance_joins_the_jobs_of_a_step(rng, tmp_path):
     }
     assert own["peak_memory_mb"] > 0
     assert read(tmp_path, "measure.json")["n_objects"] == n
+
+
+def test_provenance_holds_checksums_of_all_that_went_in_and_came_out(rng, tmp_path):
+    labels = nuclei(rng, (60, 70))
+    tifffile.imwrite(tmp_path / "true.tif", labels)
+    config = {"image": {"path": "a.tif", "model": "m.safetensors"}, "device": "auto"}
+    options = ["--reference", f"{tmp_path / 'true.tif'}", "--config", json.dumps(config)]
+    measure.main(finish(tmp_path, labels.astype(np.uint8), labels, None) + options)
+    found = read(tmp_path, "provenance.json")
+    assert found["config"] == config
+    assert found["folder"] == str(Path.cwd())
+    assert found["model"] == {"name": "drawn", "sha256": "0", "path": "m.safetensors"}
+    assert found["reference"] == found["reference_source"]["path"] == str(tmp_path / "true.tif")
+    assert found["reference_source"]["sha256"] == checksums.sha256(tmp_path / "true.tif")
+    assert {"1a", "2b"} <= set(found["code"]["commit"].split(", "))
+    assert set(found["outputs"]) == {
+        "a.ome.zarr", "objects.csv", "objects.parquet", "seams.csv", "metrics.json"
+    }  # fmt: skip
+    for name, facts in found["outputs"].items():
+        assert facts == checksums.facts(tmp_path / name)
+    with pytest.raises(OptionError, match="--config: not JSON"):
+        measure.main(
+            [*finish(make(tmp_path / "b"), labels.astype(np.uint8), labels, None), "--config", "x"]
+        )
 
 
 @pytest.mark.parametrize("shape", [(60, 70), (20, 40, 30)], ids=["2d", "3d"])

@@ -179,3 +179,38 @@ def test_an_empty_table_has_a_page(folder):
 def test_the_same_inputs_give_the_same_bytes(folder):
     write(folder, {"a": GOOD, "b": None})
     assert run(folder)[1] == run(folder)[1]
+
+
+def test_a_plan_is_shown_against_what_was_measured(folder):
+    write(folder, {"a": GOOD, "b": GOOD, "c": None})
+    steps = [
+        {"step": "tile", "cpu_seconds": 1800, "peak_memory_mb": 100, "output_bytes": 2e6},
+        {"step": "infer", "cpu_seconds": 9, "seconds": 1800, "device": "cuda:0"}
+        | {"peak_memory_mb": 2000, "output_bytes": 3e6},
+    ]
+    provenance = {"steps": steps, "outputs": {"a.ome.zarr": {"bytes": 4_000_000}}}
+    (folder / "results/a/provenance.json").write_text(json.dumps(provenance))
+    columns = dict.fromkeys(summarize.PLANNED, "")
+    planned = {"core_hours": 1.5, "final_mb": 5, "temporary_mb": 6, "peak_mb_infer": 2500}
+    planned |= {"peak_mb_tile": 120, "peak_mb_report": 300}
+    rows = [{"image": name, **columns, **planned} for name in "ac"]
+    pd.DataFrame(rows).to_csv(folder / "results/plan.csv", index=False)
+    frame, html = run(folder)
+    assert frame.loc["a", "planned_core_hours"] == "1.5"
+    assert frame.loc["a", "core_hours"] == "1.0"  # a graphics card counts while it is held
+    assert (frame.loc["a", "final_mb"], frame.loc["a", "temporary_mb"]) == ("4.0", "5.0")
+    assert frame.loc["b", "planned_core_hours"] == frame.loc["c", "core_hours"] == ""
+    assert frame.columns[-1] == "reason"
+    shown = re.sub(r"<[^>]+>|\s+", " ", html[html.index("<h2>Plan") : html.index("<h2>Images")])
+    assert "memory of infer, MB, largest job 2,500 2,000" in " ".join(shown.split())
+    assert "report" not in shown  # it is made after the provenance
+    (folder / "results/plan.csv").write_text("image\na\n")
+    with pytest.raises(InputError, match=r"plan\.csv"):
+        run(folder)
+
+
+def test_without_a_plan_there_is_none_to_show(folder):
+    write(folder, {"a": GOOD})
+    frame, html = run(folder)
+    assert "<h2>Plan" not in html
+    assert not [name for name in frame.columns if name.startswith("planned")]

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 
 import train
-from iaunet import checkpoint, losses, patches, trainingset
+from iaunet import checkpoint, checksums, losses, patches, trainingset
 from iaunet.errors import InputError, OptionError
 from nets import save_model
 from small_training import draw_table, make_small
@@ -156,7 +156,7 @@ def test_training_starts_from_the_network_and_weights_of_a_model(table):
     first = save_model(table.parent / "first.safetensors", 2)
     path = run(table.parent, "--start", first, steps=1, table=table)
     meta = checkpoint.read_meta(path)
-    assert meta["training"]["start"] == checkpoint.sha256(first)
+    assert meta["training"]["start"] == checksums.sha256(first)
     assert meta["net"] == meta["net"] | checkpoint.read_meta(first)["net"]
     before, after = (checkpoint.load(file)[0].stem.weight for file in (first, path))
     assert 0 < float((after - before).detach().abs().max()) < 0.01

@@ -11,7 +11,16 @@ SCRIPTS = REPOSITORY / "workflow/scripts"
 STEPS = {path.stem: path for path in SCRIPTS.glob("*.py")}
 MODULES = {path.stem: path for path in (SCRIPTS / "iaunet").glob("*.py")}
 LAYERS = {
-    "ground": {"__init__", "errors", "fixedpoint", "grid", "labels", "normalize", "wording"},
+    "ground": {
+        "__init__",
+        "checksums",
+        "errors",
+        "fixedpoint",
+        "grid",
+        "labels",
+        "normalize",
+        "wording",
+    },
     "arrays": {
         "assignment",
         "baselines",
@@ -19,6 +28,7 @@ LAYERS = {
         "classes",
         "clustering",
         "comparison",
+        "cost",
         "features",
         "hardness",
         "hulls",
@@ -73,13 +83,14 @@ LAYERS = {
         "numbering",
         "omezarr",
         "outputs",
+        "records",
         "relabelling",
         "scenes",
         "schema",
     }
     | {"tables", "tiff", "tiling", "trainingset"},
     "reports": {"ablation", "figures", "gallery", "modelcard", "page", "regions", "views"},
-    "command line": {"cli"},
+    "command line": {"cli", "machine"},
 }
 ALSO = {
     "checkpoint": {"cli"},  # whole files
@@ -100,6 +111,7 @@ OWNERS = {
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},
+    "rocrate": {"crate"},
     "snakemake": set(),
 }
 

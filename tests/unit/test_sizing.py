@@ -1,5 +1,7 @@
 """How large objects are, asked of something that segments."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -78,9 +80,13 @@ def test_only_a_window_is_segmented_however_large_the_image():
         seen.append(image.shape)
         return np.zeros(image.shape, int)
 
+    sizes = []
+
     def read(box):
+        sizes.append(math.prod(side.stop - side.start for side in box))
         return np.ones([side.stop - side.start for side in box], np.float32)
 
     sizing.estimate(segment, read, (9000, 7000), (1, 1))
+    assert max(sizes) < 9000 * 7000 / 3  # the image is never read whole
     assert len(seen) == 6
     assert all(max(shape) <= 512 for shape in seen)

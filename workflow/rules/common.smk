@@ -190,9 +190,54 @@ def scaled(base):
     return resource
 
 
-def network_memory(wildcards, threads, attempt):
-    """Return MB for inference: every thread computes a block of its own, 3 GB at most."""
-    return (1500 + 3000 * threads) * attempt
+def memory(name):
+    """Return a function for the MB of a job of a step: by the image, threads and attempt."""
+
+    def mem_mb(wildcards, threads, attempt):
+        asked = row_of(wildcards)["asked"][name]
+        more = asked["mem_mb_per_thread"] * (threads - 1)
+        return (asked["mem_mb"] + more) * attempt
+
+    return mem_mb
+
+
+def minutes(name):
+    """Return a function for the minutes of a job of a step: by the image and the attempt."""
+
+    def runtime(wildcards, attempt):
+        return row_of(wildcards)["asked"][name]["runtime_min"] * attempt
+
+    return runtime
+
+
+def stitch_memory(wildcards, threads, attempt):
+    """Return MB for stitching; segmenting windows again takes the network besides."""
+    name = "infer" if config["stitching"]["verify_windows"] else "stitch"
+    return max(
+        memory(one)(wildcards, threads, attempt)
+        for one in dict.fromkeys(("stitch", name))
+    )
+
+
+def image_config(wildcards):
+    """Return all settings of an image and its row of the table, as JSON."""
+    row = row_of(wildcards)
+    columns = "path model channel scene frame diameter_px reference group"
+    columns = [*columns.split(), "pixel_um_z", "pixel_um_y", "pixel_um_x"]
+    image = {"image": wildcards.image, **{name: row[name] for name in columns}}
+    others = {"images", "training", "ablation"}
+    settings = {key: value for key, value in config.items() if key not in others}
+    return json.dumps({"image": image, **settings}, default=str)
+
+
+def run_config():
+    """Return all settings of the run, as JSON."""
+    return json.dumps(config, default=str)
+
+
+def workflow_file():
+    """Return this workflow, as seen from the working directory."""
+    return os.path.relpath(REPOSITORY / "Snakefile")
 
 
 def row_of(wildcards):
@@ -311,7 +356,8 @@ def run_results(wildcards):
     files = "{image}.ome.zarr objects.csv objects.parquet seams.csv metrics.json"
     files += " provenance.json report.html"
     of_images = [f"results/{{image}}/{file}" for file in files.split()]
-    return ["results/summary.csv", "results/summary.html", *per_image(of_images)]
+    of_run = ["summary.csv", "summary.html", "ro-crate-metadata.json"]
+    return [*(f"results/{file}" for file in of_run), *per_image(of_images)]
 
 
 def per_image(pattern):
@@ -433,11 +479,17 @@ def summarize_failed_run():
         "--output-html",
         "results/summary.html",
     ]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode == 0:
-        logger.error(
-            "Not everything is finished: results/summary.csv says what and why. "
-            "The same command goes on where this run stopped."
-        )
-    else:
-        logger.error(f"No summary of the unfinished run:\n{result.stderr}")
+    crate = [sys.executable, step("crate.py"), f"--table={PLAN['table']}"]
+    crate += ["--summary", "results/summary.csv", f"--config={run_config()}"]
+    crate += [f"--snakefile={workflow_file()}", "--results", "results"]
+    crate += ["--parts", "results/ro-crate"]
+    crate += ["--output", "results/ro-crate-metadata.json"]
+    for words in (command, crate):
+        result = subprocess.run(words, capture_output=True, text=True)
+        if result.returncode != 0:
+            logger.error(f"No summary of the unfinished run:\n{result.stderr}")
+            return
+    logger.error(
+        "Not everything is finished: results/summary.csv says what and why. "
+        "The same command goes on where this run stopped."
+    )

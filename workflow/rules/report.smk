@@ -26,15 +26,17 @@ rule measure:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(4000),
-        runtime=scaled(120),
+        mem_mb=memory("measure"),
+        runtime=minutes("measure"),
     params:
         version=VERSION,
         reference=reference_option,
+        config=image_config,
     shell:
         "python {input.script:q}"
         " --store {input.store} --tiles {input.tiles} --identities {input.identities}"
         " --seams {input.seams} {params.reference:q} --records {input.records}"
+        " --config={params.config:q}"
         " --output-csv {output.csv} --output-parquet {output.parquet}"
         " --metrics {output.metrics} --provenance {output.provenance}"
         " 2> {log}"
@@ -66,8 +68,8 @@ rule report:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(4000),
-        runtime=scaled(60),
+        mem_mb=memory("report"),
+        runtime=minutes("report"),
     params:
         version=VERSION,
         reference=reference_option,
@@ -115,4 +117,61 @@ rule summarize:
         "python {input.script:q}"
         " --table={input.table:q} --results results --model={params.model:q}"
         " --output-csv {output.csv} --output-html {output.html}"
+        " 2> {log}"
+
+
+rule crate:
+    input:
+        script=step("crate.py"),
+        snakefile=workflow_file(),
+        table=table_path(),
+        csv="results/summary.csv",
+        html="results/summary.html",
+        provenance=per_image("results/{image}/provenance.json"),
+    output:
+        parts=directory("results/ro-crate"),
+        metadata="results/ro-crate-metadata.json",
+    log:
+        "logs/crate/run.log",
+    benchmark:
+        "benchmarks/crate/run.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(60),
+    params:
+        version=VERSION,
+        config=run_config(),
+    shell:
+        "python {input.script:q}"
+        " --summary {input.csv} --table={input.table:q} --config={params.config:q}"
+        " --snakefile={input.snakefile:q} --results results"
+        " --parts {output.parts} --output {output.metadata}"
+        " 2> {log}"
+
+
+rule plan:
+    input:
+        script=step("plan.py"),
+        table=table_path(),
+    output:
+        "results/plan.csv",
+    log:
+        "logs/plan/run.log",
+    benchmark:
+        "benchmarks/plan/run.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(12000),
+        runtime=scaled(60),
+    params:
+        version=VERSION,
+        config=run_config(),
+    shell:
+        "printf '%s' {params.config:q} |"
+        " python {input.script:q} --config - --output {output}"
         " 2> {log}"

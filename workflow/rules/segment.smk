@@ -15,8 +15,8 @@ rule infer:
         "../../envs/gpu.yaml"
     threads: 1
     resources:
-        mem_mb=network_memory,
-        runtime=scaled(240),
+        mem_mb=memory("infer"),
+        runtime=minutes("infer"),
     params:
         version=VERSION,
         device=config["device"],
@@ -51,8 +51,8 @@ rule cluster:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(3000),
-        runtime=scaled(120),
+        mem_mb=memory("cluster"),
+        runtime=minutes("cluster"),
     params:
         version=VERSION,
         settings=clustering_options,

@@ -17,8 +17,8 @@ rule number:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(4000),
-        runtime=scaled(60),
+        mem_mb=memory("number"),
+        runtime=minutes("number"),
     params:
         version=VERSION,
     shell:
@@ -47,8 +47,8 @@ rule paint:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(2000),
-        runtime=scaled(120),
+        mem_mb=memory("paint"),
+        runtime=minutes("paint"),
     params:
         version=VERSION,
         parts=n_parts,
@@ -93,8 +93,8 @@ rule stitch:
         else "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=network_memory if config["stitching"]["verify_windows"] else scaled(4000),
-        runtime=scaled(120),
+        mem_mb=stitch_memory,
+        runtime=minutes("stitch"),
     params:
         version=VERSION,
         verify=config["stitching"]["verify_windows"],

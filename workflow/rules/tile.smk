@@ -15,8 +15,8 @@ rule tile:
         "../../envs/gpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(3000),
-        runtime=scaled(120),
+        mem_mb=memory("tile"),
+        runtime=minutes("tile"),
     params:
         version=VERSION,
         batches=n_batches,

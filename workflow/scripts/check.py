@@ -10,18 +10,21 @@ Example
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
-from iaunet import checkpoint, cli, grid, images, plan, scale, tables
+from iaunet import checkpoint, cli, cost, grid, images, plan, scale, tables
 from iaunet.errors import InputError
 from iaunet.schema import Schema, shown, unknown
 
-RESERVED = ("summary.csv", "summary.html", "training", "ablation")
+RESERVED = ("summary.csv", "summary.html", "plan.csv", "training", "ablation", "ro-crate")
+RESERVED += ("ro-crate-metadata.json",)
 PIXEL_UM = ("pixel_um_z", "pixel_um_y", "pixel_um_x")
 FOREIGN = (".pt", ".pth", ".zip")
 """What other programs call their models; the sentence on them says what to do."""
@@ -283,19 +286,53 @@ def plan_row(
 ) -> dict[str, object]:
     """Return the plan of one image; note a tiling that does not fit its model."""
     path, meta = model
+    shape = meta["block"] if facts is None else facts["spatial_shape"]
+    on_grid = shape if facts is None else known_grid(run, row, facts, meta)
+    size = cost.Size(
+        shape=tuple(shape),
+        grid_shape=tuple(on_grid),
+        itemsize=2 if facts is None else facts["n_bytes"] // math.prod(shape),
+        block=tuple(meta["block"]),
+        width=(meta["net"].get("widths") or [cost.UNKNOWN_WIDTH])[0],
+        asks=asks_network(run, row, facts, meta),
+        n_batches=1 if facts is None else count_batches(run, on_grid, meta, where),
+        n_parts=1 if facts is None else count_parts(run, shape),
+        **tile_sizes(run, meta),
+    )
     return {
         **{
             column: row[column]
-            for column in ("channel", "scene", "frame", "diameter_px", *PIXEL_UM)
+            for column in ("channel", "scene", "frame", "diameter_px", "group", *PIXEL_UM)
         },
         "path": str(files["path"]),
         "reference": str(files["reference"]) if "reference" in files else None,
         "model": path,
-        "n_batches": 1
-        if facts is None
-        else count_batches(run, known_grid(run, row, facts, meta), meta, where),
-        "n_parts": 1 if facts is None else count_parts(run, facts["spatial_shape"]),
+        "n_batches": size.n_batches,
+        "n_parts": size.n_parts,
+        "size": asdict(size),
+        "asked": cost.asked(size),
     }
+
+
+def asks_network(run: Run, row: Row, facts: Mapping | None, meta: Mapping) -> bool:
+    """Tell whether tile.py will ask the network how large the objects of an image are."""
+    wanted = row["diameter_px"] or str(run.config["diameter_px"])
+    if wanted != "auto" or not meta.get("diameter_px"):
+        return False
+    known = set(() if facts is None else facts["pixel_um"])
+    known |= {column[-1] for column in PIXEL_UM if row[column]}
+    spaced = facts is not None and known >= set(facts["spatial_axes"])
+    return not (meta.get("pixel_um") and spaced)
+
+
+def tile_sizes(run: Run, meta: Mapping) -> dict[str, tuple[int, ...]]:
+    """Return core of a tile and halo of a block, px, as far as they bear on the cost."""
+    wanted = run.config["tiling"]["core_px"]
+    core = meta["block"]
+    if not isinstance(wanted, str):
+        core = grid.sizes_of([int(n) for n in wanted], core)
+    halo = [-(-n // step) * step for n, step in zip(meta["radius"], meta["stride"], strict=True)]
+    return {"core": tuple(core), "halo": tuple(halo)}
 
 
 def known_grid(run: Run, row: Row, facts: Mapping, meta: Mapping) -> Sequence[int]:

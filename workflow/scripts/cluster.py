@@ -13,6 +13,7 @@ Example
 
 import argparse
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 
 from iaunet import (
     checkpoint,
+    checksums,
     classes,
     cli,
     clustering,
@@ -99,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     no_objects, not_seen, no_contacts = clustering.empty_tables(settings, id_stride)
     contacts = [no_contacts]
     outlines = np.zeros((len(shape), max(core)), dtype=np.int64)
+    clock = [time.process_time()]
     with ExitStack() as stack:
         output, table_path, sightings_path, contacts_path = (
             stack.enter_context(cli.write_whole(path))
@@ -120,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sightings.append({"tile": seen, **found.sightings})
             contacts.append(found.contacts)
             outlines[:, : found.outlines.shape[1]] += found.outlines
+            clock.append(time.process_time())
         writer.close(
             settings=settings.as_dict(),
             joining=meta.get("joining"),
@@ -142,6 +146,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_objects=len(table["gid"]),
         clustering=settings.as_dict(),
         outlines=outlines.tolist(),
+        clustering_seconds=round(clock[-1] - clock[0], 3),
+        first_tile_seconds=round(clock[min(1, len(clock) - 1)] - clock[0], 3),
+        output_bytes=checksums.n_bytes(args.output),
     )
 
 

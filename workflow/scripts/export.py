@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iaunet import backends, checkpoint, cli, predict, synthetic
+from iaunet import backends, checkpoint, checksums, cli, predict, synthetic
 from iaunet.errors import InputError
 
 log = logging.getLogger("export")
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         (partial / f"{name}.onnx").write_bytes(onnx)
         model = openvino.Core().read_model(onnx)
         openvino.save_model(model, partial / f"{name}.xml", compress_to_fp16=False)
-        facts = contract(net, meta) | {"sha256": checkpoint.sha256(args.model), "parity": parity}
+        facts = contract(net, meta) | {"sha256": checksums.sha256(args.model), "parity": parity}
         (partial / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
     log.info("%s: %s, largest difference %.2g", args.output, name, worst)
     recorder.write(parity=parity)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import backends, checkpoint, cli, grid, network, outputs, predict, tiling
+from iaunet import backends, checkpoint, checksums, cli, grid, network, outputs, predict, tiling
 from iaunet.errors import OptionError
 
 log = logging.getLogger("infer")
@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = [
         grid.tile(blocks.shape, tiles["core"], k) for k in range(*tiles["batches"][args.batch])
     ]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     write_outputs(args.output, blocks, wanted, tiles["core"])
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, time.process_time() - used
     voxels = sum(math.prod(grid.box_shape(tile.core)) for tile in wanted)
     log.info(
         "batch %d: %d tiles, %.2f Mpx in %.1f s on %s by %s in %s; computed %.2f Mpx with halo",
@@ -84,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         voxels=voxels,
         voxels_computed=blocks.voxels_computed,
         network_seconds=round(seconds, 3),
+        network_cpu_seconds=round(used, 3),
+        output_bytes=checksums.n_bytes(args.output),
         device=str(device),
+        device_name=network.device_name(device),
         backend=engine.backend,
         precision=engine.precision,
         **sample,

@@ -20,6 +20,7 @@ import numpy as np
 
 from iaunet import (
     __version__,
+    checksums,
     classes,
     cli,
     features,
@@ -51,8 +52,14 @@ ADDED = (
     "voxels_computed",
     "halo_checked",
     "halo_changed",
+    "network_cpu_seconds",
+    "clustering_seconds",
+    "first_tile_seconds",
+    "output_bytes",
 )
 """What the records of several jobs of one step are added in."""
+OF_JOBS = ("host", "started", "seconds", "cpu_seconds", "peak_memory_mb")
+"""What is kept of every job."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -66,6 +73,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--records", type=Path, nargs="*", default=[], help="what the earlier steps used, JSON"
     )
+    parser.add_argument(
+        "--config",
+        metavar="JSON",
+        help="all settings of the image and its row of the table, to keep in provenance.json",
+    )
     parser.add_argument("--output-csv", type=Path, required=True, help="objects, CSV to write")
     parser.add_argument("--output-parquet", type=Path, required=True, help="the same, Parquet")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON to write")
@@ -77,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure one image."""
     args = parse_args(argv)
     recorder = cli.Recorder("measure", args)
+    config = None if args.config is None else cli.mapping("--config", args.config)
     tiles = tiling.read(args.tiles, MEASURED)
     records = [read_json(path) for path in args.records]
     # Opened first: a reference that does not fit should not cost the time of measuring.
@@ -102,12 +115,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         ],
         **({} if overlap is None else metrics.accuracy(overlap)),
     }
-    write_json(provenance(tiles, args.reference, steps), args.provenance)
     with cli.write_whole(args.output_parquet) as partial:
         tables.write_parquet(objects, partial)
     with cli.write_whole(args.output_csv) as partial:
         tables.write_csv(objects, partial)
     write_json(found, args.metrics)
+    made = (args.store, args.output_csv, args.output_parquet, args.seams, args.metrics)
+    origin = provenance(tiles, args.reference, config, steps)
+    write_json(
+        {**origin, "outputs": {path.name: checksums.facts(path) for path in made}}, args.provenance
+    )
     recorder.write(n_objects=len(objects))
     log.info("%s: %d objects", tiles["image"], len(objects))
     if overlap is not None:
@@ -333,15 +350,27 @@ def warnings(
     return found
 
 
-def provenance(tiles: dict, reference: Path | None, records: Sequence[dict]) -> dict[str, object]:
-    """Return what went in and what each step used, jobs of one step taken together."""
+def provenance(
+    tiles: dict, reference: Path | None, config: dict | None, records: Sequence[dict]
+) -> dict[str, object]:
+    """Return what went in and what each step used, jobs of one step taken together.
+
+    Relative paths are relative to `folder`.
+    """
     names = list(dict.fromkeys(record["step"] for record in records))
+    model = {"path": config["image"]["model"]} if config else {}
     return {
         "version": __version__,
+        "code": code(records),
         "image": tiles["image"],
+        "folder": str(Path.cwd()),
         "input": tiles["source"],
         "reference": None if reference is None else str(reference),
-        "model": tiles["model"],
+        "reference_source": None
+        if reference is None
+        else {"path": str(reference), **checksums.facts(reference)},
+        "model": {**tiles["model"], **model},
+        "config": config,
         "tiling": {
             key: tiles.get(key)
             for key in (
@@ -357,6 +386,17 @@ def provenance(tiles: dict, reference: Path | None, records: Sequence[dict]) -> 
         "steps": [
             joined([record for record in records if record["step"] == name]) for name in names
         ],
+    }
+
+
+def code(records: Sequence[dict]) -> dict[str, object]:
+    """Return the commit of the workflow, all when it changed between the jobs; see `machine`."""
+    known = [record["code"] for record in records if "code" in record]
+    commits = sorted({str(one["commit"]) for one in known if one["commit"]})
+    dirty = {one["dirty"] for one in known}
+    return {
+        "commit": ", ".join(commits) or None,
+        "dirty": True if True in dirty else None if None in dirty or not dirty else False,
     }
 
 
@@ -380,13 +420,17 @@ def joined(records: Sequence[dict]) -> dict[str, object]:
         "step": first["step"],
         "n_jobs": len(records),
         "peak_memory_mb": max(record.get("peak_memory_mb", 0) for record in records),
-        "host": ", ".join(sorted({record["host"] for record in records if "host" in record})),
+        **{
+            key: ", ".join(sorted({record[key] for record in records if key in record}))
+            for key in ("host", "cpu")
+        },
+        "jobs": [{key: record[key] for key in OF_JOBS if key in record} for record in records],
         "packages": {name: ", ".join(sorted(versions)) for name, versions in packages.items()},
         "options": options,
     }
     for key, value in first.items():
         values = [record.get(key) for record in records]
-        if key in found:
+        if key in found or key == "code":
             continue
         if key in ADDED and None not in values:
             found[key] = round(sum(values), 3)

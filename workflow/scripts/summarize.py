@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, metrics, omezarr, page, tables, views, wording
+from iaunet import __version__, cli, cost, metrics, omezarr, page, tables, views, wording
 from iaunet.errors import InputError
 
 log = logging.getLogger("summarize")
@@ -42,6 +42,13 @@ COLUMNS = (
     "pixel_um",
 )
 ACCURACY = (*metrics.RATIOS, *metrics.COUNTS)
+PLANNED = {
+    "core_hours": (sum, "hours of one core, all images"),
+    "final_mb": (sum, "disk in the end, MB, all images"),
+    "temporary_mb": (max, "disk besides, MB, of one image"),
+    **{f"peak_mb_{step}": (max, f"memory of {step}, MB, largest job") for step in cost.STEPS},
+}
+"""Columns of plan.csv, how they are taken together, and what they are."""
 COUNTS = frozenset(
     name for name in (*COLUMNS, *ACCURACY) if name.startswith(("n_", "tp_", "fp_", "fn_", "seam_"))
 )
@@ -56,7 +63,9 @@ LOG_BYTES = 65536
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.base_parser(__doc__)
     parser.add_argument("--table", type=Path, required=True, help="table of images, CSV")
-    parser.add_argument("--results", type=Path, required=True, help="folder with one per image")
+    parser.add_argument(
+        "--results", type=Path, required=True, help="folder with one per image, and plan.csv"
+    )
     parser.add_argument("--output-csv", type=Path, required=True, help="CSV to write")
     parser.add_argument("--output-html", type=Path, required=True, help="HTML page to write")
     parser.add_argument("--logs", type=Path, help="folder of logs, where reasons are looked for")
@@ -100,6 +109,39 @@ def failures(path: Path | None) -> dict[str, str]:
     return {str(image): " ".join(str(reason).split()) for image, reason in found.items()}
 
 
+def read_plan(path: Path) -> dict[str, dict[str, float]]:
+    """Return what plan.py said of every image; nothing where there is no plan."""
+    if not path.is_file():
+        return {}
+    try:
+        return {
+            row["image"]: {name: float(row[name]) for name in PLANNED if row[name]}
+            for row in tables.read_text(path, ("image", *PLANNED)).to_dict("records")
+        }
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; make it again with plan.py, or remove it") from None
+
+
+def measured(home: Path) -> dict[str, float]:
+    """Return what a finished image took; nothing where its provenance does not tell."""
+    try:
+        return cost.taken(read_metrics(home / "provenance.json") or {})
+    except (KeyError, TypeError):
+        return {}
+
+
+def plan_table(rows: Sequence[dict]) -> dict | None:
+    """Return the plan against what was measured, over all finished images that have both."""
+    body = []
+    for name, (together, text) in PLANNED.items():
+        pairs = [(row["planned"] or {}, row["measured"]) for row in rows]
+        known = [[side[name] for side in pair] for pair in pairs if all(name in s for s in pair)]
+        if known:
+            totals = map(together, zip(*known, strict=True))
+            body.append([text, *map(wording.number, totals)])
+    return {"names": ["", "planned", "measured"], "rows": body} if body else None
+
+
 def model_name(row: pd.Series, home: Path, default: str) -> str:
     """Return the model of an image: as recorded, or as the table or the config says."""
     model = (read_metrics(home / "provenance.json") or {}).get("model")
@@ -107,7 +149,9 @@ def model_name(row: pd.Series, home: Path, default: str) -> str:
     return str(name or row["model"] or default)
 
 
-def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str]) -> dict:
+def summary_row(
+    row: pd.Series, args: argparse.Namespace, reasons: dict[str, str], plan: dict[str, dict]
+) -> dict:
     """Return everything that is known of one image, by column; lists stay lists."""
     image = row["image"]
     home = args.results / image
@@ -126,6 +170,8 @@ def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str
         "model": model_name(row, home, args.model),
         "warnings": wording.serious(warnings),
         "reason": (reason or NOT_FINISHED) if failed else "; ".join(warnings),
+        "planned": plan.get(image),
+        "measured": {} if failed or image not in plan else measured(home),
     }
 
 
@@ -145,6 +191,11 @@ def frame(rows: Sequence[dict]) -> pd.DataFrame:
     scored = any(row.get(name) is not None for row in rows for name in ACCURACY)
     columns = [*COLUMNS, *(ACCURACY if scored else ()), "reason"]
     found = pd.DataFrame({name: [_plain(row.get(name)) for row in rows] for name in columns})
+    if any(row.get("planned") for row in rows):
+        for name in PLANNED:
+            for place, key in ((f"planned_{name}", "planned"), (name, "measured")):
+                values = [(row.get(key) or {}).get(name) for row in rows]
+                found.insert(len(found.columns) - 1, place, values)
     for name in COUNTS.intersection(columns):
         found[name] = pd.array(found[name].to_numpy(object), dtype="Int64")
     return found
@@ -287,6 +338,7 @@ def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
         "n_look": sum(entry["mark"] == "look" for entry in entries),
         "cards": cards(rows, n_failed),
         "groups": group_table(rows),
+        "plan": plan_table(rows),
         "columns": [
             ("image", ""),
             ("status", ""),
@@ -330,7 +382,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.results.is_dir():
         raise InputError(f"{args.results}: no such folder; needs the results of a run")
     table = tables.read_images(args.table)
-    rows = [summary_row(row, args, reasons) for _, row in table.iterrows()]
+    plan = read_plan(args.results / "plan.csv")
+    rows = [summary_row(row, args, reasons, plan) for _, row in table.iterrows()]
     html = page.render("summary.html", **content(rows, args))
     with cli.write_whole(args.output_csv) as partial:
         tables.write_csv(frame(rows), partial)

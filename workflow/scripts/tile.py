@@ -10,11 +10,10 @@ Example:
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 from iaunet import (
     __version__,
     checkpoint,
+    checksums,
     cli,
     clustering,
     grid,
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "constant": limits.constant,
             **resampling,
             **tiling,
-            "model": {"name": meta["name"], "sha256": checkpoint.sha256(args.model)},
+            "model": {"name": meta["name"], **checksums.facts(args.model)},
             "source": source(image, args.image),
             "warnings": warnings,
             "percentiles": args.percentiles,
@@ -113,7 +113,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = "%s: %s %s, limits %g to %g, network grid %s, %d tiles in %d batches"
     n_tiles, to = tiling["n_tiles"], resampling["grid_shape"]
     log.info(text, args.image, image.shape, image.dtype, low, high, to, n_tiles, args.batches)
-    recorder.write(n_tiles=n_tiles, shape=image.shape, grid_shape=to)
+    recorder.write(
+        n_tiles=n_tiles,
+        shape=image.shape,
+        grid_shape=to,
+        output_bytes=checksums.n_bytes(args.output),
+    )
 
 
 def choose_grid(
@@ -198,8 +203,7 @@ def source(image: images.Image, path: Path) -> dict[str, object]:
     """Return what was read: file, checksum and the choices within it."""
     return {
         "path": str(path),
-        "bytes": source_bytes(path),
-        "sha256": source_sha256(path),
+        **checksums.facts(path),
         "format": image.format,
         "scene": image.scene,
         "frame": image.frame,
@@ -321,31 +325,6 @@ def write_store(
         histogram.refine(stored, percentiles)
     omezarr.write_pyramid(path)
     return histogram.limits(percentiles)
-
-
-def source_bytes(path: Path) -> int:
-    """Return the size of a file, or of all files in a folder."""
-    return sum(part.stat().st_size for part in _files(path))
-
-
-def source_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; of a folder: of its sorted relative names and contents."""
-    if path.is_file():
-        return checkpoint.sha256(path)
-    digest = hashlib.sha256()
-    for part in _files(path):
-        digest.update(f"{part.relative_to(path).as_posix()}\0{part.stat().st_size}\0".encode())
-        with part.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    else:
-        yield from sorted(part for part in path.rglob("*") if part.is_file())
 
 
 def _in_range(image: images.Image, values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -30,6 +30,7 @@ import torch
 
 from iaunet import (
     checkpoint,
+    checksums,
     classes,
     cli,
     figures,
@@ -367,7 +368,7 @@ def make_trainer(
         negatives=args.negatives,
         vectors=args.vectors,
     )
-    start = "" if args.start is None else checkpoint.sha256(args.start)
+    start = "" if args.start is None else checksums.sha256(args.start)
     return training.Trainer(net, recipe, args.seed, data_digest(train) + start, place)
 
 
@@ -514,7 +515,7 @@ def model_meta(
             "train": {"images": len(train), "objects": sum(i.n for i in train)},
             "validation": {"images": len(validation), "objects": sum(i.n for i in validation)},
             "drawn": args.drawn,
-            "start": None if args.start is None else checkpoint.sha256(args.start),
+            "start": None if args.start is None else checksums.sha256(args.start),
             "best_step": step,
             "data_sha256": data_digest([*train, *validation]),
         },

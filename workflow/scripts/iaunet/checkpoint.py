@@ -67,12 +67,6 @@ def read_meta(path: Path) -> dict:
     return meta
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def digest(weights: dict) -> str:
     """Return the SHA-256 of names and values of all weights (name to tensor)."""
     found = hashlib.sha256()

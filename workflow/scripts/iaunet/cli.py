@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from iaunet import __version__
+from iaunet import __version__, machine
 from iaunet.errors import InputError, OptionError
 
 log = logging.getLogger("iaunet")
@@ -91,6 +91,23 @@ def settings(option: str, words: Sequence[str]) -> dict[str, object]:
             found[key] = json.loads(f"[{text}]" if "," in text and "[" not in text else text)
         except ValueError:
             found[key] = text
+    return found
+
+
+def mapping(option: str, text: str) -> dict:
+    """Return settings that an option was given as JSON text.
+
+    Examples
+    --------
+    >>> mapping("--config", '{"device": "cpu"}')
+    {'device': 'cpu'}
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise OptionError(f"{option}: not JSON: {error}; needs settings by key") from None
+    if not isinstance(found, dict):
+        raise OptionError(f"{option}: found '{text[:40]}'; needs settings by key")
     return found
 
 
@@ -173,6 +190,8 @@ class Recorder:
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
             "peak_memory_mb": peak_memory_mb(),
             "host": platform.node(),
+            "cpu": machine.cpu(),
+            "code": machine.code(),
             "python": platform.python_version(),
             "packages": package_versions(),
             "options": self.options,

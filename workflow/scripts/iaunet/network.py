@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from iaunet import checkpoint, grid, normalize, omezarr, predict, scale, tiling
+from iaunet import checksums, grid, normalize, omezarr, predict, scale, tiling
 from iaunet.errors import InputError, OptionError
 
 
@@ -17,7 +17,7 @@ def check_model(path: Path, meta: dict, tiles: dict) -> None:
         raise InputError(
             f"{path}: the model is {meta['ndim']}D, the image is {len(tiles['shape'])}D"
         )
-    found, needed = checkpoint.sha256(path), tiles.get("model", {}).get("sha256")
+    found, needed = checksums.sha256(path), tiles.get("model", {}).get("sha256")
     if found != needed:
         raise InputError(
             f"{path}: another model than the image was tiled for (sha256 {found[:12]}, "
@@ -33,6 +33,11 @@ def pick_device(wanted: str, backend: str = "auto") -> torch.device:
         return predict.pick_device(wanted)
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"--device: {error}; use auto, cpu, cuda or cuda:N") from error
+
+
+def device_name(device: torch.device) -> str | None:
+    """Return the name of a graphics card; None for the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def open_blocks(

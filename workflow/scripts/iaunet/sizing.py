@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from iaunet import metrics, scale
+from iaunet import grid, metrics, scale
 from iaunet.grid import Box
 
 PAIRS = ((0.5, 1.0), (1.0, 2.0), (0.25, 0.5), (2.0, 4.0), (0.125, 0.25))
@@ -24,6 +24,8 @@ LEAST = 0.2
 """Below this, no two zooms agree and the size is unknown."""
 WINDOW_PX = {2: (512, 512), 3: (40, 144, 144)}
 """What is segmented, at every zoom."""
+PART = 16
+"""Voxels per axis of the coarse image that are made at a time: the image is never read whole."""
 
 Segment = Callable[[np.ndarray], np.ndarray]
 Read = Callable[[Box], np.ndarray]
@@ -118,7 +120,9 @@ def _brightest(read: Read, shape: Sequence[int]) -> tuple[float, ...]:
     """Return the place, 0 to 1 per axis, of the window with most light."""
     side = WINDOW_PX[len(shape)]
     to = tuple(min(n, max(8, 8 * n // s)) for n, s in zip(shape, side, strict=True))
-    small = scale.resampled(read, shape, to, tuple(slice(0, n) for n in to)).clip(0, 1)
+    small = np.zeros(to, np.float32)
+    for part in grid.tiles(to, (PART,) * len(to)):
+        small[part.core] = scale.resampled(read, shape, to, part.core).clip(0, 1)
     wide = [max(1, round(m * s / n)) for n, m, s in zip(shape, to, side, strict=True)]
     light = ndimage.uniform_filter(small, wide, mode="constant")
     place = np.unravel_index(int(light.argmax()), to)
