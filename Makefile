@@ -2,13 +2,14 @@
 # make test    set up, lint, run all tests
 # make setup   only the environment and the demo images
 # make backends    ONNX Runtime and OpenVINO besides, see docs/networks.md
+# make view    the viewer of view.py besides
 # make model MODEL=mito-em DATA=...    train a shipped model again, see recipes/README.md
 # Another Python: make demo PYTHON=python3.12
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup backends model force
+.PHONY: demo test setup backends view model force
 
 PYTHON ?= python3
 THREADS ?= 1
@@ -17,7 +18,6 @@ BIN := $(VENV)/bin
 # Written last, with the folder that the environment was made for: without it, or after a move,
 # the environment is made again.
 READY := $(VENV)/.ready
-BACKENDS := $(VENV)/.ready-backends
 DEMO := resources/demo/.ready
 
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
@@ -34,10 +34,10 @@ $(READY): requirements.txt constraints.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	printf '%s' '$(CURDIR)' > $@
 
-backends: $(BACKENDS)
+backends view: %: $(VENV)/.ready-%
 
-$(BACKENDS): requirements-backends.txt $(READY)
-	$(BIN)/python -m pip install --quiet --requirement requirements-backends.txt
+$(VENV)/.ready-%: requirements-%.txt $(READY)
+	$(BIN)/python -m pip install --quiet --requirement $<
 	touch $@
 
 $(DEMO): workflow/scripts/demo.py $(READY)
@@ -48,7 +48,7 @@ demo: setup
 	$(BIN)/snakemake --cores all
 	@echo "Look at $(CURDIR)/results/summary.html"
 
-test: setup backends
+test: setup backends view
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules

@@ -25,7 +25,9 @@ def environment(name):
 
 def test_every_requirement_is_pinned_once():
     seen = set()
-    for name in ("requirements.txt", "requirements-backends.txt", "constraints.txt"):
+    files = sorted(path.name for path in REPOSITORY.glob("requirements*.txt"))
+    assert len(files) > 1
+    for name in (*files, "constraints.txt"):
         wanted = [x for x in lines(name) if x and not x.startswith(("#", "-c"))]
         assert len(pins(wanted)) == len(wanted)
         assert not seen & set(pins(wanted))

@@ -8,10 +8,10 @@ import torch
 
 import export
 import nets
-from iaunet import backends, checkpoint
+from iaunet import checkpoint
 from iaunet.errors import InputError
 
-pytest.importorskip("openvino")
+openvino = pytest.importorskip("openvino")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
@@ -28,11 +28,8 @@ def test_what_is_written_computes_what_the_model_does(tmp_path, ndim, rng):
     path = tmp_path / "out" / f"{meta['name']}"
     session = onnxruntime.InferenceSession(f"{path}.onnx")
     found = session.run(list(facts["outputs"]), {"image": image})
-    compiled = (
-        backends.imported("openvino")
-        .Core()
-        .compile_model(f"{path}.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(image)
-    )
+    core = openvino.Core()
+    compiled = core.compile_model(f"{path}.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(image)
     for name, one in zip(facts["outputs"], found, strict=True):
         reference = getattr(expected, name).numpy()
         np.testing.assert_allclose(one, reference, atol=1e-3)

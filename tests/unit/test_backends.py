@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import nets
-from iaunet import backends, grid, predict
+from iaunet import backends, extras, grid, predict
 from iaunet.errors import InputError, OptionError
 
 WAYS = [
@@ -87,7 +87,7 @@ def test_a_backend_that_is_not_installed_names_the_line_to_type(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(backends.importlib, "import_module", missing)
+    monkeypatch.setattr(extras.importlib, "import_module", missing)
     with pytest.raises(InputError, match=r"pip install --requirement requirements-backends\.txt"):
         backends.prepare(nets.small_net(2), "openvino", "auto", CPU, 1)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iaunet import backends, checkpoint, checksums, cli, predict, synthetic
+from iaunet import backends, checkpoint, checksums, cli, extras, predict, synthetic
 from iaunet.errors import InputError
 
 log = logging.getLogger("export")
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output.exists():
         raise InputError(f"--output {args.output}: is there already; needs a folder to create")
     net, meta = checkpoint.load(args.model)
-    openvino = backends.imported("openvino")
+    openvino = extras.imported("openvino", "backends")
     name, onnx = meta["name"], backends.to_onnx(net)
     image = drawn(net)
     parity = {backend: compared(net, image, backend) for backend in ("onnxruntime", "openvino")}

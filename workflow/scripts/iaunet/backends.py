@@ -5,7 +5,6 @@ with each of them the tiled result is the untiled one. Between them results diff
 digits. ONNX Runtime and OpenVINO are optional; both read the ONNX that `to_onnx` writes.
 """
 
-import importlib
 import io
 import threading
 import warnings
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from iaunet import extras
 from iaunet.errors import InputError, OptionError
 from iaunet.net import IAUNet, Outputs
 
@@ -113,7 +113,7 @@ def prepare(
         return Torch(net.to(device), "bfloat16" if half and isinstance(net, IAUNet) else "float32")
     if device.type != "cpu":
         raise OptionError(f"--backend {backend} computes on the CPU; use --device cpu, or torch")
-    library = imported(backend)
+    library = extras.imported(backend, "backends")
     makers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
     half = half and backend == "openvino"
     run = makers[backend](library, to_onnx(net), threads, half)
@@ -127,23 +127,6 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def imported(name: str) -> ModuleType:
-    """Return an optional library.
-
-    Raises
-    ------
-    InputError
-        It is not there; the message has the line to type.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"backend: '{name}' is not installed ({error}); type make backends in the repository, "
-            "or python -m pip install --requirement requirements-backends.txt"
-        ) from error
-
-
 def to_onnx(net: nn.Module) -> bytes:
     """Return the network as ONNX, float32, with axes of any length.
 
@@ -152,7 +135,7 @@ def to_onnx(net: nn.Module) -> bytes:
     InputError
         The network does something that ONNX has no word for.
     """
-    imported("onnx")
+    extras.imported("onnx", "backends")
     heads_of = _Heads(net.cpu()).eval()  # the exporter leaves the mode as it finds it
     names = list(heads_of.heads)
     x = torch.zeros(1, 1, *(4 * step for step in net.stride))

@@ -213,6 +213,13 @@ def open_labels(path: Path, name: str = INSTANCES, level: int = 0, mode: str = "
     return _open_array(_open_group(path, mode), path, f"labels/{name}/{level}")
 
 
+def label_names(path: Path) -> list[str]:
+    """Return the names of the labels of an image."""
+    group = _open_group(path, "r")
+    listed = group["labels"].attrs.asdict().get("ome", {}) if "labels" in group else {}
+    return [str(name) for name in listed.get("labels", [])]
+
+
 def labels_attrs(path: Path, name: str) -> dict[str, object]:
     """Return what stands under the key ``iaunet`` of labels."""
     group = _open_group(Path(path) / "labels" / name, "r")
