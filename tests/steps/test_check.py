@@ -131,6 +131,16 @@ def test_a_mistake_of_the_config_hides_none_of_the_table(folder, capsys):
         assert part in text
 
 
+def test_outlines_for_qupath_need_2d_images(folder, capsys):
+    write_image(folder / "v.tif", (5, 20, 30))
+    rows = [row(), row(image="b", path="v.tif", model="m3.safetensors")]
+    assert run(folder, rows, exports=["rois", "geojson"]) == 1
+    (line,) = problems(capsys)
+    assert "config, exports: geojson" in line
+    assert "'v.tif' has 3 axes (5, 20, 30) (images.csv, row 3); needs 2D images" in line
+    assert run(folder, rows, exports=["rois", "tiff"]) == 0
+
+
 def test_axes_and_batches_are_those_of_the_chosen_scene(folder, capsys):
     with tifffile.TiffWriter(folder / "scenes.ome.tif") as writer:
         options = {"photometric": "minisblack"}

@@ -35,6 +35,7 @@ LAYERS = {
         "pairs",
         "plan",
         "reconcile",
+        "rings",
         "scale",
         "seams",
         "seeds",
@@ -67,6 +68,8 @@ LAYERS = {
     "files": {
         "bioimageio",
         "fragments",
+        "geojson",
+        "h5ad",
         "images",
         "labelfiles",
         "ngff",
@@ -74,6 +77,7 @@ LAYERS = {
         "omezarr",
         "outputs",
         "relabelling",
+        "rois",
         "scenes",
         "schema",
     }
@@ -89,6 +93,8 @@ ALSO = {
     "numbering": {"fragments", "identity", "joining", "outputs"},
     "relabelling": {"identity", "scale"},
     "verify": {"bounds", "clustering", "settings"},
+    "geojson": {"rings"},
+    "rois": {"rings"},
     "labelfiles": {"classes", "metrics"},  # counts overlaps block by block
 }
 OWNERS = {
@@ -96,7 +102,18 @@ OWNERS = {
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
     "zarr": {"ngff", "omezarr", "outputs"},
-    "pandas": {"fragments", "numbering", "tables", "summarize", "report", "stitch", "gallery"},
+    "anndata": {"h5ad"},
+    "roifile": {"rois"},
+    "pandas": {
+        "h5ad",
+        "fragments",
+        "numbering",
+        "tables",
+        "summarize",
+        "report",
+        "stitch",
+        "gallery",
+    },
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},

@@ -16,6 +16,13 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 REPOSITORY = Path(workflow.basedir)
+EXPORTS = {
+    "geojson": "geojson",
+    "rois": "rois.zip",
+    "tiff": "labels.tif",
+    "ome-tiff": "labels.ome.tif",
+    "anndata": "h5ad",
+}
 RUNNING = Path(".snakemake/iaunet/running.json")
 
 # The Python that runs Snakemake runs the steps, also when its environment is not activated; an
@@ -174,6 +181,7 @@ IMAGES = PLAN["images"]
 # every path of every job, and a thousand names make it a quarter slower.
 wildcard_constraints:
     image="[A-Za-z0-9][A-Za-z0-9._-]*",
+    suffix="|".join(EXPORTS.values()),
     batch="[0-9]+",
     part="[0-9]+",
     row="[0-9]+[a-z]?",
@@ -310,8 +318,17 @@ def run_results(wildcards):
     # All of it by name, so that a deleted file is made again.
     files = "{image}.ome.zarr objects.csv objects.parquet seams.csv metrics.json"
     files += " provenance.json report.html"
-    of_images = [f"results/{{image}}/{file}" for file in files.split()]
+    files = [
+        *files.split(),
+        *(f"exports/{{image}}.{EXPORTS[name]}" for name in config["exports"]),
+    ]
+    of_images = [f"results/{{image}}/{file}" for file in files]
     return ["results/summary.csv", "results/summary.html", *per_image(of_images)]
+
+
+def export_format(wildcards):
+    """Return the format of a file for another program."""
+    return {suffix: name for name, suffix in EXPORTS.items()}[wildcards.suffix]
 
 
 def per_image(pattern):
@@ -400,8 +417,12 @@ def ablation_files(pattern):
 
 
 def is_finished(image):
-    """Tell whether the page of an image exists and no step has run on the image since."""
+    """Tell whether page and exports of an image exist and no step has run on it since."""
     page = Path(f"results/{image}/report.html")
+    exports = [
+        Path(f"results/{image}/exports/{image}.{EXPORTS[name]}")
+        for name in config["exports"]
+    ]
     logs = [
         log
         for name in ("tile", "infer", "cluster", "number", "paint", "stitch", "measure")
@@ -410,7 +431,8 @@ def is_finished(image):
             *Path("logs", name, image).glob("*.log"),
         ]
     ]
-    return page.is_file() and all(
+    there = all(path.is_file() for path in (page, *exports))
+    return there and all(
         log.stat().st_mtime_ns <= page.stat().st_mtime_ns for log in logs
     )
 

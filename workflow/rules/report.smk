@@ -79,6 +79,33 @@ rule report:
         " 2> {log}"
 
 
+rule export_labels:
+    input:
+        script=step("export_labels.py"),
+        store="results/{image}/{image}.ome.zarr",
+        objects="results/{image}/objects.parquet",
+    output:
+        "results/{image}/exports/{image}.{suffix}",
+    log:
+        "logs/export_labels/{image}/{suffix}.log",
+    benchmark:
+        "benchmarks/export_labels/{image}/{suffix}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(120),
+    params:
+        version=VERSION,
+        to=export_format,
+    shell:
+        "python {input.script:q}"
+        " --to {params.to} --store {input.store} --objects {input.objects}"
+        " --output {output}"
+        " 2> {log}"
+
+
 rule summarize:
     input:
         script=step("summarize.py"),

@@ -169,6 +169,8 @@ def check_table(run: Run, path: Path, can_plan: bool) -> dict[str, dict]:
         facts = row_facts(run, row, where, files)
         if model is not None and facts is not None:
             check_axes(run, row, where, facts, model[1])
+        if facts is not None:
+            check_exports(run, row, where, facts)
         if model is not None and can_plan and len(run.problems) == before:
             planned[row["image"]] = plan_row(run, row, where, files, model, facts)
     return planned
@@ -270,6 +272,17 @@ def check_axes(run: Run, row: Row, where: str, facts: Mapping, meta: Mapping) ->
             f"{where}, column model: '{row['model'] or run.config['model']}' is for "
             f"{meta['ndim']}D images, {shown(row['path'])} has {len(shape)} axes {tuple(shape)}; "
             f"needs a {len(shape)}D model"
+        )
+
+
+def check_exports(run: Run, row: Row, where: str, facts: Mapping) -> None:
+    """Note a 3D image whose outlines are to be written for QuPath."""
+    exports, shape = run.config.get("exports"), facts["spatial_shape"]
+    if len(shape) == 3 and isinstance(exports, list) and "geojson" in exports:
+        run.problems.append(
+            f"config, exports: geojson holds outlines in a plane only, {shown(row['path'])} has 3 "
+            f"axes {tuple(shape)} ({where}); needs 2D images: leave geojson out, or give the 3D "
+            "images a table of their own"
         )
 
 
