@@ -81,7 +81,7 @@ LAYERS = {
         "scenes",
         "schema",
     }
-    | {"tables", "tiff", "tiling", "trainingset"},
+    | {"tables", "tiff", "tiling", "trainingset", "vendors"},
     "reports": {"ablation", "figures", "gallery", "modelcard", "page", "regions", "views"},
     "command line": {"cli"},
 }
@@ -104,6 +104,9 @@ OWNERS = {
     "zarr": {"ngff", "omezarr", "outputs"},
     "anndata": {"h5ad"},
     "roifile": {"rois"},
+    "pylibCZIrw": {"vendors"},
+    "liffile": {"vendors"},
+    "nd2": {"vendors"},
     "pandas": {
         "h5ad",
         "fragments",
