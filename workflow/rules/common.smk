@@ -24,6 +24,7 @@ EXPORTS = {
     "anndata": "h5ad",
 }
 RUNNING = Path(".snakemake/iaunet/running.json")
+EXPANDED = Path(".snakemake/iaunet/expanded.json")
 
 # The Python that runs Snakemake runs the steps, also when its environment is not activated; an
 # environment that Snakemake activates for a job comes first.
@@ -149,6 +150,16 @@ def note_run():
     partial.replace(RUNNING)
 
 
+def note_expanded():
+    """Write which images the rows with all scenes or frames are, for the summary."""
+    if not workflow.is_main_process:
+        return
+    EXPANDED.parent.mkdir(parents=True, exist_ok=True)
+    partial = EXPANDED.with_name(f"{EXPANDED.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(PLAN.get("expanded", {})))
+    partial.replace(EXPANDED)
+
+
 def ablation_rows_file():
     """Return the table that says what every row of the ablation is."""
     return os.path.relpath(REPOSITORY / "resources/ablation.csv")
@@ -173,6 +184,7 @@ for section, keys in {
 forget_killed_run()
 VERSION = library_version()
 PLAN = checked_plan()
+note_expanded()
 ABLATION = ablation_rows()
 IMAGES = PLAN["images"]
 
@@ -448,7 +460,7 @@ def summarize_failed_run():
     )
     command = [sys.executable, step("summarize.py"), f"--table={PLAN['table']}"]
     command += ["--results", "results", "--logs", "logs", "--failures", str(failed)]
-    command += [f"--model={config['model']}"]
+    command += [f"--model={config['model']}", f"--expanded={EXPANDED}"]
     command += [
         "--output-csv",
         "results/summary.csv",

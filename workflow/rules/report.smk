@@ -138,8 +138,10 @@ rule summarize:
     params:
         version=VERSION,
         model=config["model"],
+        expanded=EXPANDED,
     shell:
         "python {input.script:q}"
         " --table={input.table:q} --results results --model={params.model:q}"
+        " --expanded {params.expanded}"
         " --output-csv {output.csv} --output-html {output.html}"
         " 2> {log}"

@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--logs", type=Path, help="folder of logs, where reasons are looked for")
     parser.add_argument("--model", default="", help="model of the rows that name none")
     parser.add_argument("--failures", type=Path, help="JSON of reasons by image")
+    parser.add_argument(
+        "--expanded", type=Path, help="JSON: images that a row with all scenes or frames is"
+    )
     return parser.parse_args(argv)
 
 
@@ -100,14 +103,14 @@ def failures(path: Path | None) -> dict[str, str]:
     return {str(image): " ".join(str(reason).split()) for image, reason in found.items()}
 
 
-def model_name(row: pd.Series, home: Path, default: str) -> str:
+def model_name(row: Mapping[str, str], home: Path, default: str) -> str:
     """Return the model of an image: as recorded, or as the table or the config says."""
     model = (read_metrics(home / "provenance.json") or {}).get("model")
     name = model.get("name") if isinstance(model, dict) else None
     return str(name or row["model"] or default)
 
 
-def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str]) -> dict:
+def summary_row(row: Mapping[str, str], args: argparse.Namespace, reasons: dict[str, str]) -> dict:
     """Return everything that is known of one image, by column; lists stay lists."""
     image = row["image"]
     home = args.results / image
@@ -330,7 +333,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.results.is_dir():
         raise InputError(f"{args.results}: no such folder; needs the results of a run")
     table = tables.read_images(args.table)
-    rows = [summary_row(row, args, reasons) for _, row in table.iterrows()]
+    expanded = {} if args.expanded is None else json.loads(args.expanded.read_text("utf-8"))
+    rows = [
+        summary_row(row | {"image": image}, args, reasons)
+        for row in table.to_dict("records")
+        for image in expanded.get(row["image"], [row["image"]])
+    ]
     html = page.render("summary.html", **content(rows, args))
     with cli.write_whole(args.output_csv) as partial:
         tables.write_csv(frame(rows), partial)

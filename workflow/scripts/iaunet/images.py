@@ -1,5 +1,6 @@
 """Open TIFF, PNG, OME-Zarr, CZI, LIF and ND2 as one thing: one channel, axes y, x or z, y, x."""
 
+import functools
 import itertools
 import math
 import struct
@@ -170,7 +171,7 @@ def describe(path: Path | str, scene: str | None = None) -> dict[str, object]:
     uncompressed).
     """
     path = Path(path)
-    file_format, found = _scenes(path, header_only=True)
+    file_format, found = _headers(path, path.stat().st_mtime_ns if path.exists() else 0)
     one = found[0 if scene is None else _choice(path, "scene", [s.name for s in found], scene)]
     _check(path, one)
     axes = _axes(path, one)
@@ -190,6 +191,12 @@ def describe(path: Path | str, scene: str | None = None) -> dict[str, object]:
         "pixel_um": dict(one.pixel_um),
         "n_bytes": math.prod(spatial_shape) * _plain_dtype(one.dtype).itemsize,
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _headers(path: Path, changed_ns: int) -> tuple[str, list[Scene]]:
+    """Return the scenes of a file; rows of one file that follow one another open it once."""
+    return _scenes(path, header_only=True)
 
 
 def _scenes(path: Path, header_only: bool = False) -> tuple[str, list[Scene]]:

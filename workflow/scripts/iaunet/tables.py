@@ -45,6 +45,21 @@ def read_images(path: Path) -> pd.DataFrame:
     return frame.reindex(columns=[*IMAGES, *more], fill_value="")
 
 
+def expanded(image: str, scenes: Sequence[int], frames: Sequence[int]) -> list[str]:
+    """Return the ids of all scenes and frames of an image; an empty sequence: one is chosen.
+
+    Examples
+    --------
+    >>> expanded("a", range(2), ())
+    ['a_s0', 'a_s1']
+    >>> expanded("a", (), range(2))
+    ['a_t000', 'a_t001']
+    """
+    of_scenes = [f"_s{scene}" for scene in scenes] or [""]
+    of_frames = [f"_t{frame:03d}" for frame in frames] or [""]
+    return [f"{image}{scene}{frame}" for scene in of_scenes for frame in of_frames]
+
+
 def read_text(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     """Return a CSV file (UTF-8, with or without BOM) as text without surrounding blanks.
 
