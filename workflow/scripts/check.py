@@ -307,7 +307,8 @@ def row_facts(run: Run, row: Row, where: str, files: Mapping[str, Path]) -> dict
     except Exception:
         return None
     check_choice(run, row, where, "frame", [str(index) for index in range(facts["n_frames"])])
-    check_choice(run, row, where, "channel", facts["channels"])
+    if row["channel"].casefold() not in facts["stains"]:
+        check_choice(run, row, where, "channel", facts["channels"])
     return facts
 
 

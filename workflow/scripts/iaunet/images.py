@@ -17,7 +17,7 @@ from iaunet.scenes import Scene
 
 COLOURS = ["red", "green", "blue", "alpha"]
 STAINS = ["hematoxylin", "eosin", "dab"]
-"""Channels of a colour image that are computed: brightfield, unmixed by `skimage.color`."""
+"""Channels that are computed of colours, chosen by name: brightfield, unmixed by skimage."""
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 LARGEST_PNG_PX = 1 << 31
@@ -132,14 +132,15 @@ def open_image(
     else:
         _choice(path, "frame", ["0"], frame)
     names = _channel_names(one, axes)
-    stains = _stains(one, axes)
-    hidden = _n_alpha(one, axes) + len(stains)
-    channel_index = _choice(path, "channel", [*names, *stains], channel, hidden=hidden)
-    stain = channel_index - len(names) if channel_index >= len(names) else None
+    wanted = str(channel).strip().casefold()
+    stain = STAINS.index(wanted) if wanted in _stains(one, axes) else None
+    channel_index = 0
+    if stain is None:
+        channel_index = _choice(path, "channel", names, channel, hidden=_n_alpha(one, axes))
     samples = one.shape[axes.index("s")] if "s" in axes else 1
-    if "c" in axes and stain is None:
+    if "c" in axes:
         fixed[axes.index("c")] = channel_index // samples
-    if "s" in axes and stain is None:
+    if "s" in axes:
         fixed[axes.index("s")] = channel_index % samples
     order = tuple(axes.index(axis) for axis in "zyx" if axis in axes)
     kept = tuple(axes[index] for index in order)
@@ -152,7 +153,7 @@ def open_image(
         dtype=np.dtype(np.float32) if stain is not None else _plain_dtype(one.dtype),
         pixel_um=None if None in pixel else pixel,
         partial_pixel_um=dict(one.pixel_um),
-        channel=[*names, *stains][channel_index],
+        channel=names[channel_index] if stain is None else STAINS[stain],
         scene=one.name,
         frame=frame_index,
         warnings=one.warnings,
@@ -166,7 +167,7 @@ def open_image(
 def describe(path: Path | str, scene: str | None = None) -> dict[str, object]:
     """Return quick facts of a scene, else of the first one, from the headers alone.
 
-    Keys: shape, axes (as stored), dtype, channels, scenes, n_frames, spatial_shape (z, y, x
+    Keys: shape, axes (as stored), dtype, channels, stains, scenes, n_frames, spatial_shape (z, y, x
     or y, x), spatial_axes, format, pixel_um (by axis) and n_bytes (one channel at one time,
     uncompressed).
     """
@@ -182,7 +183,8 @@ def describe(path: Path | str, scene: str | None = None) -> dict[str, object]:
         "shape": one.shape,
         "axes": tuple(one.axes),
         "dtype": str(one.dtype),
-        "channels": [*names[: len(names) - _n_alpha(one, axes)], *_stains(one, axes)],
+        "channels": names[: len(names) - _n_alpha(one, axes)],
+        "stains": _stains(one, axes),
         "scenes": [item.name for item in found],
         "n_frames": one.shape[axes.index("t")] if "t" in axes else 1,
         "spatial_shape": spatial_shape,

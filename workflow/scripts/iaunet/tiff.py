@@ -475,6 +475,10 @@ def write_imagej_labels(
         array = tifffile.memmap(
             path, shape=shape, dtype=dtype, imagej=True, metadata=metadata, resolution=resolution
         )
+    stored, offset = array.dtype, array.offset
+    del array
     for box in boxes:
-        array[box] = labels[box]
-    array.flush()
+        # Mapped anew: what a mapping has touched counts as memory until it is closed.
+        part = np.memmap(path, stored, "r+", offset, shape)
+        part[box] = labels[box]
+        del part
