@@ -3,13 +3,14 @@
 # make setup   only the environment and the demo images
 # make backends    ONNX Runtime and OpenVINO besides, see docs/networks.md
 # make view    the viewer of view.py besides
+# make formats    readers of CZI, LIF and ND2 besides, see docs/formats.md
 # make model MODEL=mito-em DATA=...    train a shipped model again, see recipes/README.md
 # Another Python: make demo PYTHON=python3.12
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup backends view model force
+.PHONY: demo test setup backends view formats model force
 
 PYTHON ?= python3
 THREADS ?= 1
@@ -34,7 +35,7 @@ $(READY): requirements.txt constraints.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	printf '%s' '$(CURDIR)' > $@
 
-backends view: %: $(VENV)/.ready-%
+backends view formats: %: $(VENV)/.ready-%
 
 $(VENV)/.ready-%: requirements-%.txt $(READY)
 	$(BIN)/python -m pip install --quiet --requirement $<
@@ -48,7 +49,7 @@ demo: setup
 	$(BIN)/snakemake --cores all
 	@echo "Look at $(CURDIR)/results/summary.html"
 
-test: setup backends view
+test: setup backends view formats
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules

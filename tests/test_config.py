@@ -73,6 +73,7 @@ def test_every_description_says_what_is_needed():
         ("clustering.seed", 2, "from 0 to 1"),
         ("clustering.mode", "mean-shift", "local or meanshift"),
         ("device", "cuda:x", "cuda:N"),
+        ("exports", "geojson", "a list of geojson, rois"),
         ("device", "cpu\n", "cuda:N"),
         ("training.name", "../x", "letters"),
         ("training.start", 3, "or null"),

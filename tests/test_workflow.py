@@ -129,6 +129,11 @@ def test_part_of_a_section_is_merged_with_the_defaults(folder):
     assert jobs["infer"] == 2 + 8 + 1
 
 
+def test_every_image_is_exported_in_every_format_that_is_asked_for(folder):
+    assert dry_run(folder, exports=["geojson", "ome-tiff"])["export_labels"] == 2 * 3
+    assert "export_labels" not in dry_run(folder)
+
+
 def test_a_wrong_config_stops_before_the_jobs_with_all_reasons(folder):
     write_table(folder / "images.csv", [{"image": "../x", "path": "no.tif"}])
     with pytest.raises(WorkflowError) as caught:

@@ -131,6 +131,50 @@ def test_a_mistake_of_the_config_hides_none_of_the_table(folder, capsys):
         assert part in text
 
 
+def test_all_scenes_and_frames_become_rows_of_their_own(folder, capsys):
+    with tifffile.TiffWriter(folder / "s.ome.tif") as writer:
+        for n in (2, 3):
+            values = np.zeros((n, 30, 40), np.uint8)
+            writer.write(values, photometric="minisblack", metadata={"axes": "TYX"})
+    rows = [row(path="s.ome.tif", scene="all", frame="all"), row(image="b")]
+    assert run(folder, rows) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = ["a_s0_t000", "a_s0_t001", "a_s1_t000", "a_s1_t001", "a_s1_t002"]
+    assert list(found["images"]) == [*names, "b"]
+    assert found["expanded"] == {"a": names}
+    last = found["images"]["a_s1_t002"]
+    assert (last["scene"], last["frame"]) == ("1", "2")
+    assert run(folder, [row(path="s.ome.tif", scene="1", frame="all")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["images"]) == ["a_t000", "a_t001", "a_t002"]
+
+
+def test_rows_that_all_stands_for_are_checked_as_others_are(folder, capsys):
+    with tifffile.TiffWriter(folder / "s.ome.tif") as writer:
+        for _ in range(2):
+            writer.write(np.zeros((30, 40), np.uint8), metadata={"axes": "YX"})
+    rows = [
+        row(path="s.ome.tif", scene="all", reference="mask.tif"),
+        row(image="a_s1"),
+        row(image="c", path="no.tif", frame="all"),
+    ]
+    assert run(folder, rows) == 1
+    text = "\n".join(problems(capsys))
+    assert "row 2, column reference: 'mask.tif' cannot be that of several images" in text
+    assert "row 3, column image: 'a_s1' is also in row 2" in text
+    assert "row 4, column path: 'all' needs a file that can be read" in text
+
+
+def test_outlines_for_qupath_need_2d_images(folder, capsys):
+    write_image(folder / "v.tif", (5, 20, 30))
+    rows = [row(), row(image="b", path="v.tif", model="m3.safetensors")]
+    assert run(folder, rows, exports=["rois", "geojson"]) == 1
+    (line,) = problems(capsys)
+    assert "config, exports: geojson" in line
+    assert "'v.tif' has 3 axes (5, 20, 30) (images.csv, row 3); needs 2D images" in line
+    assert run(folder, rows, exports=["rois", "tiff"]) == 0
+
+
 def test_axes_and_batches_are_those_of_the_chosen_scene(folder, capsys):
     with tifffile.TiffWriter(folder / "scenes.ome.tif") as writer:
         options = {"photometric": "minisblack"}

@@ -45,6 +45,7 @@ LAYERS = {
         "pairs",
         "plan",
         "reconcile",
+        "rings",
         "scale",
         "seams",
         "seeds",
@@ -77,6 +78,8 @@ LAYERS = {
     "files": {
         "bioimageio",
         "fragments",
+        "geojson",
+        "h5ad",
         "images",
         "labelfiles",
         "ngff",
@@ -85,10 +88,11 @@ LAYERS = {
         "outputs",
         "records",
         "relabelling",
+        "rois",
         "scenes",
         "schema",
     }
-    | {"tables", "tiff", "tiling", "trainingset"},
+    | {"tables", "tiff", "tiling", "trainingset", "vendors"},
     "reports": {"ablation", "figures", "gallery", "modelcard", "page", "regions", "views"},
     "command line": {"cli", "machine"},
 }
@@ -100,6 +104,8 @@ ALSO = {
     "numbering": {"fragments", "identity", "joining", "outputs"},
     "relabelling": {"identity", "scale"},
     "verify": {"bounds", "clustering", "settings"},
+    "geojson": {"rings"},
+    "rois": {"rings"},
     "labelfiles": {"classes", "metrics"},  # counts overlaps block by block
 }
 OWNERS = {
@@ -107,7 +113,21 @@ OWNERS = {
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
     "zarr": {"ngff", "omezarr", "outputs"},
-    "pandas": {"fragments", "numbering", "tables", "summarize", "report", "stitch", "gallery"},
+    "anndata": {"h5ad"},
+    "roifile": {"rois"},
+    "pylibCZIrw": {"vendors"},
+    "liffile": {"vendors"},
+    "nd2": {"vendors"},
+    "pandas": {
+        "h5ad",
+        "fragments",
+        "numbering",
+        "tables",
+        "summarize",
+        "report",
+        "stitch",
+        "gallery",
+    },
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},

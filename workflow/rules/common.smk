@@ -16,7 +16,15 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 REPOSITORY = Path(workflow.basedir)
+EXPORTS = {
+    "geojson": "geojson",
+    "rois": "rois.zip",
+    "tiff": "labels.tif",
+    "ome-tiff": "labels.ome.tif",
+    "anndata": "h5ad",
+}
 RUNNING = Path(".snakemake/iaunet/running.json")
+EXPANDED = Path(".snakemake/iaunet/expanded.json")
 
 # The Python that runs Snakemake runs the steps, also when its environment is not activated; an
 # environment that Snakemake activates for a job comes first.
@@ -142,6 +150,16 @@ def note_run():
     partial.replace(RUNNING)
 
 
+def note_expanded():
+    """Write which images the rows with all scenes or frames are, for the summary."""
+    if not workflow.is_main_process:
+        return
+    EXPANDED.parent.mkdir(parents=True, exist_ok=True)
+    partial = EXPANDED.with_name(f"{EXPANDED.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(PLAN.get("expanded", {})))
+    partial.replace(EXPANDED)
+
+
 def ablation_rows_file():
     """Return the table that says what every row of the ablation is."""
     return os.path.relpath(REPOSITORY / "resources/ablation.csv")
@@ -166,6 +184,7 @@ for section, keys in {
 forget_killed_run()
 VERSION = library_version()
 PLAN = checked_plan()
+note_expanded()
 ABLATION = ablation_rows()
 IMAGES = PLAN["images"]
 
@@ -174,6 +193,7 @@ IMAGES = PLAN["images"]
 # every path of every job, and a thousand names make it a quarter slower.
 wildcard_constraints:
     image="[A-Za-z0-9][A-Za-z0-9._-]*",
+    suffix="|".join(EXPORTS.values()),
     batch="[0-9]+",
     part="[0-9]+",
     row="[0-9]+[a-z]?",
@@ -355,9 +375,18 @@ def run_results(wildcards):
     # All of it by name, so that a deleted file is made again.
     files = "{image}.ome.zarr objects.csv objects.parquet seams.csv metrics.json"
     files += " provenance.json report.html"
-    of_images = [f"results/{{image}}/{file}" for file in files.split()]
+    files = [
+        *files.split(),
+        *(f"exports/{{image}}.{EXPORTS[name]}" for name in config["exports"]),
+    ]
+    of_images = [f"results/{{image}}/{file}" for file in files]
     of_run = ["summary.csv", "summary.html", "ro-crate-metadata.json"]
     return [*(f"results/{file}" for file in of_run), *per_image(of_images)]
+
+
+def export_format(wildcards):
+    """Return the format of a file for another program."""
+    return {suffix: name for name, suffix in EXPORTS.items()}[wildcards.suffix]
 
 
 def per_image(pattern):
@@ -446,8 +475,12 @@ def ablation_files(pattern):
 
 
 def is_finished(image):
-    """Tell whether the page of an image exists and no step has run on the image since."""
+    """Tell whether page and exports of an image exist and no step has run on it since."""
     page = Path(f"results/{image}/report.html")
+    exports = [
+        Path(f"results/{image}/exports/{image}.{EXPORTS[name]}")
+        for name in config["exports"]
+    ]
     logs = [
         log
         for name in ("tile", "infer", "cluster", "number", "paint", "stitch", "measure")
@@ -456,7 +489,8 @@ def is_finished(image):
             *Path("logs", name, image).glob("*.log"),
         ]
     ]
-    return page.is_file() and all(
+    there = all(path.is_file() for path in (page, *exports))
+    return there and all(
         log.stat().st_mtime_ns <= page.stat().st_mtime_ns for log in logs
     )
 
@@ -472,7 +506,7 @@ def summarize_failed_run():
     )
     command = [sys.executable, step("summarize.py"), f"--table={PLAN['table']}"]
     command += ["--results", "results", "--logs", "logs", "--failures", str(failed)]
-    command += [f"--model={config['model']}"]
+    command += [f"--model={config['model']}", f"--expanded={EXPANDED}"]
     command += [
         "--output-csv",
         "results/summary.csv",
@@ -482,7 +516,7 @@ def summarize_failed_run():
     crate = [sys.executable, step("crate.py"), f"--table={PLAN['table']}"]
     crate += ["--summary", "results/summary.csv", f"--config={run_config()}"]
     crate += [f"--snakefile={workflow_file()}", "--results", "results"]
-    crate += ["--parts", "results/ro-crate"]
+    crate += ["--parts", "results/ro-crate", f"--expanded={EXPANDED}"]
     crate += ["--output", "results/ro-crate-metadata.json"]
     for words in (command, crate):
         result = subprocess.run(words, capture_output=True, text=True)

@@ -81,6 +81,33 @@ rule report:
         " 2> {log}"
 
 
+rule export_labels:
+    input:
+        script=step("export_labels.py"),
+        store="results/{image}/{image}.ome.zarr",
+        objects="results/{image}/objects.parquet",
+    output:
+        "results/{image}/exports/{image}.{suffix}",
+    log:
+        "logs/export_labels/{image}/{suffix}.log",
+    benchmark:
+        "benchmarks/export_labels/{image}/{suffix}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(120),
+    params:
+        version=VERSION,
+        to=export_format,
+    shell:
+        "python {input.script:q}"
+        " --to {params.to} --store {input.store} --objects {input.objects}"
+        " --output {output}"
+        " 2> {log}"
+
+
 rule summarize:
     input:
         script=step("summarize.py"),
@@ -113,9 +140,11 @@ rule summarize:
     params:
         version=VERSION,
         model=config["model"],
+        expanded=EXPANDED,
     shell:
         "python {input.script:q}"
         " --table={input.table:q} --results results --model={params.model:q}"
+        " --expanded {params.expanded}"
         " --output-csv {output.csv} --output-html {output.html}"
         " 2> {log}"
 
@@ -144,9 +173,11 @@ rule crate:
     params:
         version=VERSION,
         config=run_config(),
+        expanded=EXPANDED,
     shell:
         "python {input.script:q}"
         " --summary {input.csv} --table={input.table:q} --config={params.config:q}"
+        " --expanded {params.expanded}"
         " --snakefile={input.snakefile:q} --results results"
         " --parts {output.parts} --output {output.metadata}"
         " 2> {log}"

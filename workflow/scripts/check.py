@@ -25,6 +25,8 @@ from iaunet.schema import Schema, shown, unknown
 
 RESERVED = ("summary.csv", "summary.html", "plan.csv", "training", "ablation", "ro-crate")
 RESERVED += ("ro-crate-metadata.json",)
+ALL = "all"
+"""Stands in the columns scene and frame for one row of each."""
 PIXEL_UM = ("pixel_um_z", "pixel_um_y", "pixel_um_x")
 FOREIGN = (".pt", ".pth", ".zip")
 """What other programs call their models; the sentence on them says what to do."""
@@ -47,6 +49,7 @@ class Run:
         self.problems: list[str] = []
         self.watched: dict[str, list[int]] = {}
         self.models: dict[tuple[str, Path], tuple[str, dict] | str] = {}
+        self.expanded: dict[str, list[str]] = {}
 
     def schema(self, name: str) -> Schema:
         """Return the schema of that name."""
@@ -159,8 +162,12 @@ def check_table(run: Run, path: Path, can_plan: bool) -> dict[str, dict]:
     schema = run.schema("images")
     planned: dict[str, dict] = {}
     seen: dict[str, int] = {}
-    for line, *values in frame[known].itertuples():
-        row = dict(zip(known, values, strict=True))
+    lines = [
+        (line, row)
+        for line, *values in frame[known].itertuples()
+        for row in expand(run, dict(zip(known, values, strict=True)), path, line)
+    ]
+    for line, row in lines:
         where = f"{path}, row {line}"
         before = len(run.problems)
         wrong = dict(schema.problems(row))
@@ -172,9 +179,51 @@ def check_table(run: Run, path: Path, can_plan: bool) -> dict[str, dict]:
         facts = row_facts(run, row, where, files)
         if model is not None and facts is not None:
             check_axes(run, row, where, facts, model[1])
+        if facts is not None:
+            check_exports(run, row, where, facts)
         if model is not None and can_plan and len(run.problems) == before:
             planned[row["image"]] = plan_row(run, row, where, files, model, facts)
     return planned
+
+
+def expand(run: Run, row: Row, table: Path, line: int) -> list[Row]:
+    """Return the rows that one with `all` scenes or frames stands for, else the row itself.
+
+    Of a file that cannot be read nothing is known: its row stays as it is, and is a problem.
+    """
+    if ALL not in (row["scene"], row["frame"]):
+        return [row]
+    where, path = f"{table}, row {line}", table.parent / row["path"]
+    if row["reference"]:
+        run.problems.append(
+            f"{where}, column reference: {shown(row['reference'])} cannot be that of several "
+            "images; give every scene or frame with a reference a row of its own"
+        )
+    try:
+        names = images.describe(path)["scenes"]
+        chosen = range(len(names)) if row["scene"] == ALL else [row["scene"]]
+        rows = [
+            {**row, "scene": str(scene), "frame": str(frame), "image": image}
+            for scene in chosen
+            for frames in [frames_of(path, row, scene)]
+            for frame, image in zip(
+                frames or [row["frame"]],
+                tables.expanded(row["image"], [scene] if row["scene"] == ALL else [], frames),
+                strict=True,
+            )
+        ]
+    except (InputError, OSError) as error:
+        run.problems.append(f"{where}, column path: 'all' needs a file that can be read: {error}")
+        return []
+    run.expanded[row["image"]] = [one["image"] for one in rows]
+    return rows
+
+
+def frames_of(path: Path, row: Row, scene: str | int) -> Sequence[int]:
+    """Return the frames of a scene where all are asked for; none: one is chosen."""
+    if row["frame"] != ALL:
+        return ()
+    return range(images.describe(path, str(scene) or None)["n_frames"])
 
 
 def check_row(
@@ -261,7 +310,8 @@ def row_facts(run: Run, row: Row, where: str, files: Mapping[str, Path]) -> dict
     except Exception:
         return None
     check_choice(run, row, where, "frame", [str(index) for index in range(facts["n_frames"])])
-    check_choice(run, row, where, "channel", facts["channels"])
+    if row["channel"].casefold() not in facts["stains"]:
+        check_choice(run, row, where, "channel", facts["channels"])
     return facts
 
 
@@ -273,6 +323,17 @@ def check_axes(run: Run, row: Row, where: str, facts: Mapping, meta: Mapping) ->
             f"{where}, column model: '{row['model'] or run.config['model']}' is for "
             f"{meta['ndim']}D images, {shown(row['path'])} has {len(shape)} axes {tuple(shape)}; "
             f"needs a {len(shape)}D model"
+        )
+
+
+def check_exports(run: Run, row: Row, where: str, facts: Mapping) -> None:
+    """Note a 3D image whose outlines are to be written for QuPath."""
+    exports, shape = run.config.get("exports"), facts["spatial_shape"]
+    if len(shape) == 3 and isinstance(exports, list) and "geojson" in exports:
+        run.problems.append(
+            f"config, exports: geojson holds outlines in a plane only, {shown(row['path'])} has 3 "
+            f"axes {tuple(shape)} ({where}); needs 2D images: leave geojson out, or give the 3D "
+            "images a table of their own"
         )
 
 
@@ -409,6 +470,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = {
         "table": None if table is None else str(table),
         "images": planned,
+        "expanded": run.expanded,
         "start": None if start is None else run.model(start, Path())[0],
     }
     sys.stdout.write(json.dumps({**found, "watch": run.watched}))

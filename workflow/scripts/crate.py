@@ -67,6 +67,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--summary", type=Path, required=True, help="summary.csv: images, status, reasons")
     add("--table", type=Path, required=True, help="table of images, CSV")
+    add("--expanded", type=Path, help="JSON: images that a row with all scenes or frames is")
     add("--config", required=True, metavar="JSON", help="all settings of the run")
     add("--snakefile", type=Path, required=True, help="the workflow")
     add("--results", type=Path, required=True, help="folder with one per image: the crate")
@@ -304,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in summary.itertuples()
     }
     run = Run(args.results)
-    rows = tables.read_images(args.table).to_dict("records")
+    rows = tables.read_rows(args.table, args.expanded)
     with cli.write_whole(args.parts) as partial:
         write_parts(args, config, partial)
     images = [

@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--logs", type=Path, help="folder of logs, where reasons are looked for")
     parser.add_argument("--model", default="", help="model of the rows that name none")
     parser.add_argument("--failures", type=Path, help="JSON of reasons by image")
+    parser.add_argument(
+        "--expanded", type=Path, help="JSON: images that a row with all scenes or frames is"
+    )
     return parser.parse_args(argv)
 
 
@@ -142,7 +145,7 @@ def plan_table(rows: Sequence[dict]) -> dict | None:
     return {"names": ["", "planned", "measured"], "rows": body} if body else None
 
 
-def model_name(row: pd.Series, home: Path, default: str) -> str:
+def model_name(row: Mapping[str, str], home: Path, default: str) -> str:
     """Return the model of an image: as recorded, or as the table or the config says."""
     model = (read_metrics(home / "provenance.json") or {}).get("model")
     name = model.get("name") if isinstance(model, dict) else None
@@ -150,7 +153,7 @@ def model_name(row: pd.Series, home: Path, default: str) -> str:
 
 
 def summary_row(
-    row: pd.Series, args: argparse.Namespace, reasons: dict[str, str], plan: dict[str, dict]
+    row: Mapping[str, str], args: argparse.Namespace, reasons: dict[str, str], plan: dict[str, dict]
 ) -> dict:
     """Return everything that is known of one image, by column; lists stay lists."""
     image = row["image"]
@@ -381,9 +384,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     reasons = failures(args.failures)
     if not args.results.is_dir():
         raise InputError(f"{args.results}: no such folder; needs the results of a run")
-    table = tables.read_images(args.table)
     plan = read_plan(args.results / "plan.csv")
-    rows = [summary_row(row, args, reasons, plan) for _, row in table.iterrows()]
+    rows = [
+        summary_row(row, args, reasons, plan) for row in tables.read_rows(args.table, args.expanded)
+    ]
     html = page.render("summary.html", **content(rows, args))
     with cli.write_whole(args.output_csv) as partial:
         tables.write_csv(frame(rows), partial)

@@ -125,8 +125,9 @@ def measure_objects(
         size = " x ".join(str(side) for side in sides[k])
         name = found["id"][k]
         log.warning("object %d: its box of %s px is too large for %s", name, size, NOT_OF_LARGE)
-    for window, members in _windows(found, np.flatnonzero(~found["whole"] & ~large), block_px):
-        origin = grid.origin(window)
+    some = np.flatnonzero(~found["whole"] & ~large)
+    for window, chosen in windows(found["start"][some], found["stop"][some], block_px):
+        origin, members = grid.origin(window), some[chosen]
         where = (
             found["id"][members],
             found["start"][members] - origin,
@@ -262,22 +263,22 @@ def n_too_large(table: Mapping[str, np.ndarray]) -> int:
     return int((math.prod(sides) > LARGEST_BOX_PX).sum())
 
 
-def _windows(
-    found: Mapping[str, np.ndarray], some: np.ndarray, block_px: Sequence[int]
+def windows(
+    starts: np.ndarray, stops: np.ndarray, block_px: Sequence[int]
 ) -> Iterator[tuple[grid.Box, np.ndarray]]:
-    """Yield boxes to read and which of some objects are inside.
+    """Yield boxes to read and which objects, given by their boxes (n, axes), are inside.
 
-    Objects that cross the same faces of a block are read together: a strip along the face. Those
-    longer than a block are read alone.
+    Objects of one block are read together, and so are those that cross the same faces of it: a
+    strip along the face. Those longer than a block are read alone.
     """
-    first, last = found["start"][some] // block_px, (found["stop"][some] - 1) // block_px
-    alone = ((found["stop"] - found["start"])[some] > block_px).any(axis=1)
-    key = np.column_stack([first, last > first, np.where(alone, some, -1)])
+    first, last = starts // block_px, (stops - 1) // block_px
+    alone = ((stops - starts) > block_px).any(axis=1)
+    key = np.column_stack([first, last > first, np.where(alone, np.arange(len(starts)), -1)])
     _, group = np.unique(key, axis=0, return_inverse=True)
     order = np.argsort(group, kind="stable")
-    for members in np.split(some[order], np.flatnonzero(np.diff(group[order])) + 1):
+    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         if len(members):
-            start, stop = found["start"][members].min(axis=0), found["stop"][members].max(axis=0)
+            start, stop = starts[members].min(axis=0), stops[members].max(axis=0)
             yield tuple(map(slice, start.tolist(), stop.tolist())), members
 
 

@@ -1,5 +1,6 @@
-"""Open TIFF, PNG and OME-Zarr as one thing: one channel with axes y, x or z, y, x."""
+"""Open TIFF, PNG, OME-Zarr, CZI, LIF and ND2 as one thing: one channel, axes y, x or z, y, x."""
 
+import functools
 import itertools
 import math
 import struct
@@ -15,15 +16,14 @@ from iaunet.grid import Box, box_shape
 from iaunet.scenes import Scene
 
 COLOURS = ["red", "green", "blue", "alpha"]
+STAINS = ["hematoxylin", "eosin", "dab"]
+"""Channels that are computed of colours, chosen by name: brightfield, unmixed by skimage."""
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 LARGEST_PNG_PX = 1 << 31
 BLOCK_BYTES = 16 << 20
 ROWS_BYTES = 64 << 20
 FOREIGN = {
-    ".czi": "Zeiss CZI",
-    ".lif": "Leica LIF",
-    ".nd2": "Nikon ND2",
     ".oib": "Olympus OIB",
     ".oif": "Olympus OIF",
     ".vsi": "Olympus VSI",
@@ -62,6 +62,7 @@ class Image:
     _scene: Scene
     _fixed: dict[int, int]
     _order: tuple[int, ...]
+    _stain: int | None = None
 
     @property
     def ndim(self) -> int:
@@ -73,11 +74,16 @@ class Image:
         if box is None:
             box = tuple(slice(0, n) for n in self.shape)
         wanted = dict(zip(self._order, box, strict=True))
-        raw = tuple(
+        raw = [
             wanted.get(axis, slice(self._fixed.get(axis, 0), self._fixed.get(axis, 0) + 1))
             for axis in range(len(self._scene.shape))
-        )
-        values = self._scene.read(raw)
+        ]
+        if self._stain is None:
+            values = self._scene.read(tuple(raw))
+        else:
+            colours = self._scene.axes.index("s")
+            raw[colours] = slice(0, 3)
+            values = _stain(self._scene.read(tuple(raw)), colours, self._stain)
         kept = tuple(axis for axis in range(len(raw)) if axis in wanted)
         values = values.reshape([values.shape[axis] for axis in kept])
         values = values.transpose([kept.index(axis) for axis in self._order])
@@ -126,7 +132,11 @@ def open_image(
     else:
         _choice(path, "frame", ["0"], frame)
     names = _channel_names(one, axes)
-    channel_index = _choice(path, "channel", names, channel, hidden=_n_alpha(one, axes))
+    wanted = str(channel).strip().casefold()
+    stain = STAINS.index(wanted) if wanted in _stains(one, axes) else None
+    channel_index = 0
+    if stain is None:
+        channel_index = _choice(path, "channel", names, channel, hidden=_n_alpha(one, axes))
     samples = one.shape[axes.index("s")] if "s" in axes else 1
     if "c" in axes:
         fixed[axes.index("c")] = channel_index // samples
@@ -140,28 +150,29 @@ def open_image(
         format=file_format,
         shape=tuple(one.shape[index] for index in order),
         axes=kept,
-        dtype=_plain_dtype(one.dtype),
+        dtype=np.dtype(np.float32) if stain is not None else _plain_dtype(one.dtype),
         pixel_um=None if None in pixel else pixel,
         partial_pixel_um=dict(one.pixel_um),
-        channel=names[channel_index],
+        channel=names[channel_index] if stain is None else STAINS[stain],
         scene=one.name,
         frame=frame_index,
         warnings=one.warnings,
         _scene=one,
         _fixed=fixed,
         _order=order,
+        _stain=stain,
     )
 
 
 def describe(path: Path | str, scene: str | None = None) -> dict[str, object]:
     """Return quick facts of a scene, else of the first one, from the headers alone.
 
-    Keys: shape, axes (as stored), dtype, channels, scenes, n_frames, spatial_shape (z, y, x
+    Keys: shape, axes (as stored), dtype, channels, stains, scenes, n_frames, spatial_shape (z, y, x
     or y, x), spatial_axes, format, pixel_um (by axis) and n_bytes (one channel at one time,
     uncompressed).
     """
     path = Path(path)
-    file_format, found = _scenes(path, header_only=True)
+    file_format, found = _headers(path, path.stat().st_mtime_ns if path.exists() else 0)
     one = found[0 if scene is None else _choice(path, "scene", [s.name for s in found], scene)]
     _check(path, one)
     axes = _axes(path, one)
@@ -173,6 +184,7 @@ def describe(path: Path | str, scene: str | None = None) -> dict[str, object]:
         "axes": tuple(one.axes),
         "dtype": str(one.dtype),
         "channels": names[: len(names) - _n_alpha(one, axes)],
+        "stains": _stains(one, axes),
         "scenes": [item.name for item in found],
         "n_frames": one.shape[axes.index("t")] if "t" in axes else 1,
         "spatial_shape": spatial_shape,
@@ -181,6 +193,12 @@ def describe(path: Path | str, scene: str | None = None) -> dict[str, object]:
         "pixel_um": dict(one.pixel_um),
         "n_bytes": math.prod(spatial_shape) * _plain_dtype(one.dtype).itemsize,
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _headers(path: Path, changed_ns: int) -> tuple[str, list[Scene]]:
+    """Return the scenes of a file; rows of one file that follow one another open it once."""
+    return _scenes(path, header_only=True)
 
 
 def _scenes(path: Path, header_only: bool = False) -> tuple[str, list[Scene]]:
@@ -200,9 +218,11 @@ def _scenes(path: Path, header_only: bool = False) -> tuple[str, list[Scene]]:
         return tiff.scenes(path)
     if start.startswith(PNG_MAGIC):
         return "PNG", [_png(path, start, header_only)]
+    from iaunet import vendors
+
+    if (suffix := vendors.kind_of(path, start)) is not None:
+        return vendors.scenes(path, suffix)
     kind = FOREIGN.get(path.suffix.lower())
-    if kind is None and start.startswith(b"ZISRAWFILE"):
-        kind = "Zeiss CZI"
     if kind:
         raise InputError(
             f"{path}: {kind} is not read; convert it to OME-TIFF or OME-Zarr, for instance with "
@@ -309,6 +329,25 @@ def _n_alpha(scene: Scene, axes: str) -> int:
     """Return how many of the last channels are transparency, not something to segment."""
     plain = "c" not in axes or scene.shape[axes.index("c")] == 1
     return int(plain and "s" in axes and scene.shape[axes.index("s")] in (2, 4))
+
+
+def _stains(scene: Scene, axes: str) -> list[str]:
+    """Return the stains that can be unmixed: of one colour image of unsigned integers."""
+    plain = "c" not in axes or scene.shape[axes.index("c")] == 1
+    coloured = "s" in axes and scene.shape[axes.index("s")] in (3, 4)
+    return STAINS if plain and coloured and scene.dtype.kind == "u" else []
+
+
+def _stain(values: np.ndarray, axis: int, stain: int) -> np.ndarray:
+    """Return the density of one stain, pixel by pixel, float32; `axis` is that of the colours.
+
+    Colour deconvolution of Ruifrok and Johnston 2001 with their vectors. White and brighter is 0.
+    """
+    from skimage.color import hed_from_rgb, separate_stains
+
+    colours = np.moveaxis(values, axis, -1) / np.float32(np.iinfo(values.dtype).max)
+    density = separate_stains(colours, hed_from_rgb)[..., stain]
+    return np.expand_dims(density.astype(np.float32), axis)
 
 
 def _choice(

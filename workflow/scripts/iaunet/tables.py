@@ -5,6 +5,7 @@ look like), and a table of ours is read with the types that its columns are decl
 """
 
 import csv
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -43,6 +44,34 @@ def read_images(path: Path) -> pd.DataFrame:
     frame = read_text(path, required=REQUIRED_OF_IMAGES)
     more = [name for name in frame.columns if name not in IMAGES]
     return frame.reindex(columns=[*IMAGES, *more], fill_value="")
+
+
+def read_rows(path: Path, expanded: Path | None) -> list[dict[str, str]]:
+    """Return the images of a run: the rows of the table, by column.
+
+    `expanded` is the JSON of what all scenes or frames of a row are; each is a row of its own.
+    """
+    names = {} if expanded is None else json.loads(expanded.read_text("utf-8"))
+    return [
+        row | {"image": image}
+        for row in read_images(path).to_dict("records")
+        for image in names.get(row["image"], [row["image"]])
+    ]
+
+
+def expanded(image: str, scenes: Sequence[int], frames: Sequence[int]) -> list[str]:
+    """Return the ids of all scenes and frames of an image; an empty sequence: one is chosen.
+
+    Examples
+    --------
+    >>> expanded("a", range(2), ())
+    ['a_s0', 'a_s1']
+    >>> expanded("a", (), range(2))
+    ['a_t000', 'a_t001']
+    """
+    of_scenes = [f"_s{scene}" for scene in scenes] or [""]
+    of_frames = [f"_t{frame:03d}" for frame in frames] or [""]
+    return [f"{image}{scene}{frame}" for scene in of_scenes for frame in of_frames]
 
 
 def read_text(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:

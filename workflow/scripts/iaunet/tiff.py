@@ -4,8 +4,10 @@ import contextlib
 import itertools
 import logging
 import math
+import uuid
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from xml.etree import ElementTree
@@ -396,12 +398,19 @@ class _Pages:
         return out
 
 
-def write_labels(path: Path, labels: object) -> None:
+def write_labels(
+    path: Path,
+    labels: object,
+    pixel_um: Sequence[float] | None = None,
+    ome: bool = False,
+) -> None:
     """Write labels as a tiled, compressed TIFF, plane by plane; BigTIFF where it must be.
 
     Parameters
     ----------
     labels : array-like with shape, dtype and slicing, axes y, x or z, y, x
+    pixel_um : pixel size per axis, written where `ome`
+    ome : with OME-XML; labels have at most 32 bits then
     """
     height, width = labels.shape[-2:]
 
@@ -413,6 +422,14 @@ def write_labels(path: Path, labels: object) -> None:
                     piece = row[:, x : x + TILE_PX]
                     yield np.pad(piece, [(0, TILE_PX - length) for length in piece.shape])
 
+    axes = "ZYX"[-len(labels.shape) :]
+    metadata = {"axes": axes}
+    if ome:
+        # Without one given, tifffile makes a UUID of the time: other bytes in every run.
+        name = f"{axes} {labels.shape} {pixel_um}"
+        metadata |= {"Name": "labels", "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, name))}
+        for axis, um in zip(axes, pixel_um or (), strict=bool(pixel_um)):
+            metadata |= {f"PhysicalSize{axis}": um, f"PhysicalSize{axis}Unit": "µm"}
     tifffile.imwrite(
         path,
         pieces(),
@@ -421,6 +438,47 @@ def write_labels(path: Path, labels: object) -> None:
         tile=(TILE_PX, TILE_PX),
         compression="zlib",
         bigtiff=labels.size * labels.dtype.itemsize > BIG_BYTES,
-        metadata={"axes": "ZYX"[-len(labels.shape) :]},
+        metadata=metadata,
+        ome=ome,
         photometric="minisblack",
     )
+
+
+def write_imagej_labels(
+    path: Path,
+    labels: object,
+    dtype: np.dtype | type,
+    pixel_um: Sequence[float] | None,
+    boxes: Iterable[Box],
+) -> None:
+    """Write labels as an uncompressed ImageJ TIFF, box by box, in one run of bytes.
+
+    ImageJ and Fiji open it without a plug-in, also beyond 4 GB.
+
+    Parameters
+    ----------
+    labels : array-like with shape and slicing, axes y, x or z, y, x
+    dtype : uint8, uint16 or float32, which are what ImageJ has
+    boxes : partition the labels
+    """
+    metadata: dict[str, object] = {"axes": "ZYX"[-len(labels.shape) :]}
+    resolution = None
+    if pixel_um:
+        metadata["unit"] = "um"
+        resolution = (1 / pixel_um[-1], 1 / pixel_um[-2])
+        if len(pixel_um) == 3:
+            metadata["spacing"] = pixel_um[0]
+    shape = tuple(labels.shape)
+    with warnings.catch_warnings():
+        # Beyond 4 GB only the first plane has a header, as ImageJ writes it; nothing is lost.
+        warnings.filterwarnings("ignore", message=".*truncating ImageJ file")
+        array = tifffile.memmap(
+            path, shape=shape, dtype=dtype, imagej=True, metadata=metadata, resolution=resolution
+        )
+    stored, offset = array.dtype, array.offset
+    del array
+    for box in boxes:
+        # Mapped anew: what a mapping has touched counts as memory until it is closed.
+        part = np.memmap(path, stored, "r+", offset, shape)
+        part[box] = labels[box]
+        del part
