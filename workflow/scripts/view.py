@@ -21,8 +21,8 @@ from iaunet import cli, extras, omezarr
 from iaunet.errors import OptionError
 
 HOST = "127.0.0.1"
-WINDOW_PX = 800
-"""The image is shown first as wide or high as this."""
+WINDOW_PX = {2: 800, 3: 400}
+"""The image is shown first as wide or high as this; in 3D there are several views."""
 SHADER = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized()); }"
 
 
@@ -104,10 +104,14 @@ def state(meta: omezarr.Meta, labels: Sequence[str], here: str) -> Mapping[str, 
         }
         for name in labels
     ]
+    lengths = [(1, "")] * len(meta.axes)
+    if meta.pixel_um:
+        lengths = [(um * 1e-6, "m") for um in meta.pixel_um]
     return {
         "layers": [image, *shown],
+        "dimensions": dict(zip(meta.axes, lengths, strict=True)),
         "displayDimensions": list(reversed(meta.axes)),
-        "crossSectionScale": max(meta.shape[-2:]) / WINDOW_PX,
+        "crossSectionScale": max(meta.shape[-2:]) / WINDOW_PX[len(meta.axes)],
         "layout": "xy" if len(meta.axes) == 2 else "4panel-alt",
         "showSlices": False,
         "title": "iaunet-workflow",
