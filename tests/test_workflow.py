@@ -27,7 +27,7 @@ from runs import REPOSITORY, write_header_model, write_image, write_table
 
 SNAKEFILE = REPOSITORY / "Snakefile"
 SHIPPED = REPOSITORY / "resources/models/nuclei-2d.safetensors"
-STEPS = ("tile", "infer", "cluster", "stitch", "measure", "report")
+STEPS = ("tile", "infer", "cluster", "stitch", "measure", "report", "complete")
 ODD_NAME = 'it\'s $(touch pwned) "a";\n&.tif'
 
 
@@ -87,12 +87,12 @@ def rows(path):
         return {row["image"]: row for row in csv.DictReader(file)}
 
 
-def test_an_image_has_two_jobs_per_batch_and_four_more(folder):
+def test_an_image_has_two_jobs_per_batch_and_five_more(folder):
     jobs = dry_run(folder, tiling={"tiles_per_batch": 1})
     assert jobs["infer"] == jobs["cluster"] == 1 + 4 + 1
-    assert all(jobs[rule] == 3 for rule in ("tile", "stitch", "measure", "report"))
+    assert all(jobs[rule] == 3 for rule in ("tile", "stitch", "measure", "report", "complete"))
     assert jobs["summarize"] == jobs["all"] == 1
-    assert sum(jobs.values()) == 2 * 6 + 4 * 3 + 2
+    assert sum(jobs.values()) == 2 * 6 + 5 * 3 + 2
 
 
 def test_part_of_a_section_is_merged_with_the_defaults(folder):
@@ -155,14 +155,17 @@ def test_the_locks_of_a_run_that_lives_or_is_elsewhere_stay(tmp_path):
     noted = tmp_path / ".snakemake/iaunet/running.json"
     dead = json.loads(noted.read_text())
     began = psutil.Process().create_time()
-    for other in (
-        {"host": "another"},
-        {"pid": os.getpid(), "began": began},
+    for other, advice in (
+        ({"host": "another"}, "once with --unlock"),
+        ({"pid": os.getpid(), "began": began}, f"end it with: kill -INT {os.getpid()}"),
     ):
         noted.write_text(json.dumps(dead | other))
         refused = snakemake(tmp_path)
         assert refused.returncode != 0
-        assert "cannot be locked" in refused.stderr
+        (told,) = [line for line in refused.stderr.splitlines() if "error:" in line]
+        run = dead | other
+        assert f"locked by the run of process {run['pid']} on {run['host']}, begun 20" in told
+        assert told.endswith(advice)
     # The number went to another process meanwhile.
     noted.write_text(json.dumps(dead | {"pid": os.getpid(), "began": began - 1000}))
     assert snakemake(tmp_path).returncode == 0
@@ -203,7 +206,7 @@ def test_a_changed_input_is_checked_again(folder):
 def test_two_hundred_images_are_planned_without_a_batch_too_many(folder):
     table = [{"image": f"i{k}", "path": "a.tif"} for k in range(200)]
     write_table(folder / "images.csv", table)
-    assert sum(dry_run(folder).values()) == 200 * 6 + 2
+    assert sum(dry_run(folder).values()) == 200 * 7 + 2
 
 
 def test_the_linter_finds_nothing(folder):

@@ -11,7 +11,16 @@ SCRIPTS = REPOSITORY / "workflow/scripts"
 STEPS = {path.stem: path for path in SCRIPTS.glob("*.py")}
 MODULES = {path.stem: path for path in (SCRIPTS / "iaunet").glob("*.py")}
 LAYERS = {
-    "ground": {"__init__", "errors", "fixedpoint", "grid", "labels", "normalize", "wording"},
+    "ground": {
+        "__init__",
+        "errors",
+        "fixedpoint",
+        "grid",
+        "labels",
+        "normalize",
+        "quarantine",
+        "wording",
+    },
     "arrays": {
         "assignment",
         "baselines",

@@ -9,9 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
+import snakemake.exceptions
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -140,6 +142,33 @@ def note_run():
         json.dumps({"host": platform.node(), "pid": os.getpid(), "began": began})
     )
     partial.replace(RUNNING)
+
+
+def refusal():
+    """Return the error of a run in a folder that another one has locked: who, where, what to do."""
+    folder = Path.cwd()
+    try:
+        noted = json.loads(RUNNING.read_text())
+        pid, host = int(noted["pid"]), str(noted["host"])
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(noted["began"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return WorkflowError(
+            f"error: {folder} is locked by another run, or one that was killed; wait until it ends; "
+            "when there is none, run the same command once with --unlock"
+        )
+    who = f"error: {folder} is locked by the run of process {pid} on {host}, begun {began};"
+    if host == platform.node():
+        return WorkflowError(
+            f"{who} wait until it ends, or end it with: kill -INT {pid}"
+        )
+    return WorkflowError(
+        f"{who} wait until it ends, or end it there with: kill -INT {pid}; when it is no more, run "
+        "the same command once with --unlock"
+    )
+
+
+# Snakemake raises this one when it finds locks; its own text does not tell whose they are.
+snakemake.exceptions.LockException = refusal
 
 
 def ablation_rows_file():
@@ -309,7 +338,7 @@ def run_results(wildcards):
         return []
     # All of it by name, so that a deleted file is made again.
     files = "{image}.ome.zarr objects.csv objects.parquet seams.csv metrics.json"
-    files += " provenance.json report.html"
+    files += " provenance.json report.html steps/complete.json"
     of_images = [f"results/{{image}}/{file}" for file in files.split()]
     return ["results/summary.csv", "results/summary.html", *per_image(of_images)]
 
@@ -415,6 +444,20 @@ def is_finished(image):
     )
 
 
+def forget_failed_tiles():
+    """Remove the records of batches with tiles that failed: then the next run redoes these."""
+    for image in IMAGES:
+        try:
+            metrics = json.loads(Path(f"results/{image}/metrics.json").read_text())
+            failed = metrics["failed_tiles"] if is_finished(image) else []
+            batches = {(one["stage"], one["batch"]) for one in failed}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        for stage, batch in batches:
+            record = Path(f"results/{image}/steps/records/{stage}-{batch}.json")
+            record.unlink(missing_ok=True)
+
+
 def summarize_failed_run():
     """Write the table and the page of a run in which something failed; never raise."""
     if not IMAGES:
@@ -434,10 +477,13 @@ def summarize_failed_run():
         "results/summary.html",
     ]
     result = subprocess.run(command, capture_output=True, text=True)
+    forget_failed_tiles()
     if result.returncode == 0:
+        logger.error(result.stderr)
         logger.error(
             "Not everything is finished: results/summary.csv says what and why. "
-            "The same command goes on where this run stopped."
+            "The same command goes on where this run stopped, and redoes the batches of tiles "
+            "that failed."
         )
     else:
         logger.error(f"No summary of the unfinished run:\n{result.stderr}")

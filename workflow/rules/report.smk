@@ -1,3 +1,7 @@
+localrules:
+    complete,
+
+
 rule measure:
     input:
         script=step("measure.py"),
@@ -77,6 +81,36 @@ rule report:
         " --provenance {input.provenance} --seams {input.seams} --tiles {input.tiles}"
         " {params.reference:q} --output {output}"
         " 2> {log}"
+
+
+# What comes between the steps are inputs, so that it stays until no tile is left out.
+rule complete:
+    input:
+        script=step("complete.py"),
+        metrics=ancient("results/{image}/metrics.json"),
+        page=ancient("results/{image}/report.html"),
+        store="results/{image}/steps/image.zarr",
+        outputs=per_batch("results/{image}/steps/outputs/{batch}.zarr"),
+        labels=per_batch("results/{image}/steps/labels/{batch}.zarr"),
+        tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
+        sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
+        contacts=per_batch("results/{image}/steps/labels/{batch}.contacts.parquet"),
+    output:
+        "results/{image}/steps/complete.json",
+    log:
+        "logs/complete/{image}.log",
+    benchmark:
+        "benchmarks/complete/{image}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(500),
+        runtime=scaled(10),
+    params:
+        version=VERSION,
+    shell:
+        "python {input.script:q} --metrics {input.metrics} --output {output} 2> {log}"
 
 
 rule summarize:

@@ -23,9 +23,11 @@ from iaunet import (
     classes,
     cli,
     features,
+    identity,
     labelfiles,
     metrics,
     omezarr,
+    quarantine,
     seams,
     tables,
     tiling,
@@ -49,6 +51,7 @@ ADDED = (
     "n_objects",
     "voxels",
     "voxels_computed",
+    "blocks_halved",
     "halo_checked",
     "halo_changed",
 )
@@ -89,20 +92,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_areas(objects, args.seams)
     steps = [*records, recorder.facts()]
     quality = seam_quality(objects, tiles, records)
+    labels = omezarr.labels_attrs(args.store, omezarr.INSTANCES)
+    failed = labels.get("failed_tiles", [])
     found = {
         **counts(objects, identities, tiles),
+        "n_failed_tiles": len(failed),
+        "failed_tiles": failed,
         **({} if found_classes is None else {"classes": found_classes.facts(objects, tiles)}),
         **throughput(tiles, steps),
         **quality,
         "warnings": [
+            *failure_warnings(failed, labels.get("voxels_lost", 0), identities, tiles),
             *tiles.get("warnings", []),
+            *memory_warnings(records),
             *halo_warnings(records),
             *warnings(objects, identities, tiles, overlap),
             *seam_warnings(quality),
         ],
         **({} if overlap is None else metrics.accuracy(overlap)),
     }
-    write_json(provenance(tiles, args.reference, steps), args.provenance)
+    write_json(provenance(tiles, args.reference, failed, steps), args.provenance)
     with cli.write_whole(args.output_parquet) as partial:
         tables.write_parquet(objects, partial)
     with cli.write_whole(args.output_csv) as partial:
@@ -253,8 +262,14 @@ def counts(objects: tables.Table, identities: tables.Table, tiles: dict) -> dict
         per: len(objects) / extent_mm if extent_mm else None,
         f"median_{size}": float(objects[size].median()) if len(objects) else None,
         "n_crossing_seams": int(identities["crosses_seam"].sum()),
-        "seam_conflicts": int((identities["verdict"] != "agreed").sum()),
+        "seam_conflicts": n_conflicts(identities),
     }
+
+
+def n_conflicts(identities: tables.Table) -> int:
+    """Return on how many objects tiles or tables disagree."""
+    fine = (identity.AGREED, *identity.OF_FAILED_TILES)
+    return int((~identities["verdict"].isin(fine)).sum())
 
 
 def seam_quality(objects: tables.Table, tiles: dict, records: Sequence[dict]) -> dict[str, object]:
@@ -298,6 +313,31 @@ def throughput(tiles: dict, records: Sequence[dict]) -> dict[str, object]:
     }
 
 
+def failure_warnings(
+    failed: Sequence[quarantine.Failure], n_lost: int, identities: tables.Table, tiles: dict
+) -> list[str]:
+    """Return which tiles failed, and what that does to the objects around them."""
+    if not failed:
+        return []
+    cut, near = (int((identities["verdict"] == one).sum()) for one in identity.OF_FAILED_TILES)
+    return [
+        quarantine.sentence(failed, tiles["n_tiles"]),
+        f"around the tiles that failed {cut} objects are cut, {near} near them may have changed "
+        f"(seams.csv), and {n_lost} voxels belong to objects whose centre is in them",
+    ]
+
+
+def memory_warnings(records: Sequence[dict]) -> list[str]:
+    """Return that the network ran in other windows than elsewhere, for lack of memory."""
+    halved = sum(record.get("blocks_halved", 0) for record in records)
+    if not halved:
+        return []
+    return [
+        f"too little memory: blocks of the network were halved {halved} times, and outputs there "
+        "may differ by the last step of fixed point from those of a machine with more"
+    ]
+
+
 def halo_warnings(records: Sequence[dict]) -> list[str]:
     """Return what a halo below the exact one changed in the blocks that were computed twice."""
     checked = sum(record.get("halo_checked", 0) for record in records)
@@ -318,7 +358,7 @@ def warnings(
 ) -> list[str]:
     """Return what a reader of the numbers should know."""
     found = []
-    conflicts = int((identities["verdict"] != "agreed").sum())
+    conflicts = n_conflicts(identities)
     if conflicts:
         found.append(f"tiles or tables disagree on {conflicts} objects, see seams.csv")
     if tiles["pixel_um"] is None:
@@ -333,7 +373,12 @@ def warnings(
     return found
 
 
-def provenance(tiles: dict, reference: Path | None, records: Sequence[dict]) -> dict[str, object]:
+def provenance(
+    tiles: dict,
+    reference: Path | None,
+    failed: Sequence[quarantine.Failure],
+    records: Sequence[dict],
+) -> dict[str, object]:
     """Return what went in and what each step used, jobs of one step taken together."""
     names = list(dict.fromkeys(record["step"] for record in records))
     return {
@@ -342,6 +387,7 @@ def provenance(tiles: dict, reference: Path | None, records: Sequence[dict]) -> 
         "input": tiles["source"],
         "reference": None if reference is None else str(reference),
         "model": tiles["model"],
+        "failed_tiles": failed,
         "tiling": {
             key: tiles.get(key)
             for key in (

@@ -218,7 +218,10 @@ def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame, metri
     if flagged.any():
         counts = seams["verdict"][flagged].value_counts()
         each = ", ".join(f"{verdict} {count:,}" for verdict, count in counts.items())
-        text += f"Flagged, tiles do not agree on them: {each}."
+        why = "tiles do not agree on them"
+        if metrics.get("n_failed_tiles"):
+            why += ", or a tile failed there (cut, near)"
+        text += f"Flagged, {why}: {each}."
     else:
         text += "All tiles agree on every pixel of every one of them."
     order = np.lexsort((seams["label"].to_numpy(), -seams["n_tiles"].to_numpy(), ~flagged))
