@@ -60,11 +60,16 @@ def dry_run(folder, targets=(), **config):
         os.environ["PATH"] = before
 
 
-def snakemake(folder, *options):
+def snakemake(folder, *options, env=None):
     """Run the command as a user does; return the finished process."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *options]
     return subprocess.run(
-        [*command, "--cores", "2"], cwd=folder, capture_output=True, text=True, timeout=600
+        [*command, "--cores", "2"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 

@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tiles = tiling.read(args.tiles, ("core", "batches"), args.batch)
     shape, core = tiling.grid_shape(tiles), tuple(tiles["core"])
     meta = checkpoint.read_meta(args.model)
+    checkpoint.check_tiled_for(args.model, tiles.get("model"))
     known_classes = [one.as_dict() for one in classes.of_model(meta)]
     settings = thresholds(args.model, meta, args.set, len(shape))
     reader = outputs.Reader(args.outputs, tiles)

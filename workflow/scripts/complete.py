@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from iaunet import cli, quarantine
+from iaunet import cli, quarantine, sealed
 from iaunet.errors import InputError
 
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     recorder = cli.Recorder("complete", args)
     try:
-        metrics = json.loads(args.metrics.read_text())
+        metrics = sealed.loads(args.metrics.read_text(), args.metrics)
         n_tiles, failed = metrics["n_tiles"], metrics["failed_tiles"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(

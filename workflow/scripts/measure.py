@@ -9,7 +9,6 @@ Example
 """
 
 import argparse
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from iaunet import (
     metrics,
     omezarr,
     quarantine,
+    sealed,
     seams,
     tables,
     tiling,
@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorder = cli.Recorder("measure", args)
     tiles = tiling.read(args.tiles, MEASURED)
     records = [read_json(path) for path in args.records]
+    for record in records:
+        tables.check_sha256(args.seams, record.get("seams_sha256"))
     # Opened first: a reference that does not fit should not cost the time of measuring.
     overlap = None if args.reference is None else compare(args.reference, args.store)
     identities = tables.read_parquet(args.identities, IDENTITIES)
@@ -126,15 +128,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read_json(path: Path) -> dict:
     """Return a JSON file that an earlier step wrote."""
     try:
-        return json.loads(path.read_text())
+        return sealed.loads(path.read_text(), path)
     except ValueError as error:
         raise InputError(f"{path}: not a JSON file of an earlier step ({error})") from None
 
 
 def write_json(facts: dict[str, object], path: Path) -> None:
-    """Write plain facts; NaN is an error of ours."""
+    """Write plain facts."""
     with cli.write_whole(path) as partial:
-        partial.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
+        partial.write_text(sealed.dumps(facts))
 
 
 def compare(reference: Path, store: Path) -> metrics.Overlap:

@@ -29,6 +29,7 @@ from iaunet import (
     omezarr,
     page,
     regions,
+    sealed,
     tables,
     tiling,
     views,
@@ -272,6 +273,8 @@ def content(args: argparse.Namespace) -> dict:
     """Return everything that the page shows."""
     tiles = tiling.read(args.tiles, ("core", "limits", "n_tiles"))
     metrics, provenance = (read_json(path) for path in (args.metrics, args.provenance))
+    for step in provenance.get("steps") or []:
+        tables.check_sha256(args.seams, step.get("seams_sha256"))
     sample = open_sample(args, tiles)
     n_objects = len(sample.objects)
     seams = tables.read_csv(
@@ -331,7 +334,7 @@ def zoom_note(n_objects: int) -> str:
 def read_json(path: Path) -> dict:
     """Return a JSON file that another step wrote."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return sealed.loads(path.read_text(encoding="utf-8"), path)
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); run the step that writes it") from None
 

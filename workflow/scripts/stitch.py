@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         int((found["n_tiles"] > 1).sum()),
         sum(doubtful.values()),
     )
-    proof = verified(args, tiles, reader)
+    proof = verified(args, tiles, reader) | {"seams_sha256": tables.sha256(args.seams)}
     recorder.write(n_objects=n_objects, n_seams=len(seams), flagged=doubtful, **proof)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, metrics, omezarr, page, tables, views, wording
+from iaunet import __version__, cli, metrics, omezarr, page, sealed, tables, views, wording
 from iaunet.errors import InputError
 
 log = logging.getLogger("summarize")
@@ -72,10 +72,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_metrics(path: Path) -> dict | None:
     """Return the metrics of an image, or None when it has none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return sealed.loads(path.read_text(encoding="utf-8"), path)
+    except (OSError, ValueError, InputError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 def last_error(logs: Path, image: str) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shlex
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 from iaunet import cli
@@ -71,6 +72,18 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_tiled_for(path: Path, noted: Mapping[str, str] | None) -> None:
+    """Raise unless a model is the one that tile.py noted, if it did."""
+    if noted is None:
+        return
+    found, needed = sha256(path), noted.get("sha256")
+    if found != needed:
+        raise InputError(
+            f"{path}: another model than the image was tiled for (sha256 {found[:12]}, "
+            f"tiles.json says {str(needed)[:12]}); run tile.py again"
+        )
 
 
 def digest(weights: dict) -> str:

@@ -269,7 +269,7 @@ class Blocks:
         axis = max(range(len(lengths)), key=lengths.__getitem__)
         stride, side = self.net.stride[axis], inner[axis]
         half = -(-lengths[axis] // 2 // stride) * stride
-        if lengths[axis] <= max(stride, self.halo_px[axis]) or half >= lengths[axis]:
+        if half >= lengths[axis] or lengths[axis] <= self.halo_px[axis] // 2:
             return None
         middle = side.start + half
         sides = (slice(side.start, middle), slice(middle, side.stop))

@@ -5,6 +5,7 @@ look like), and a table of ours is read with the types that its columns are decl
 """
 
 import csv
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -166,17 +167,34 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, noted: str | None) -> None:
+    """Raise when a table is not the one whose checksum a step noted, if it did."""
+    if noted is not None and sha256(path) != noted:
+        raise InputError(
+            f"{path}: damaged or edited: its SHA-256 is not the noted {noted[:12]}...; run the "
+            "step that writes it again"
+        )
+
+
 def write_parquet(frame: pd.DataFrame | Mapping[str, np.ndarray], path: Path) -> None:
     """Write a table, or columns, as Parquet; the same table gives the same bytes."""
     table = pa.Table.from_pandas(pd.DataFrame(frame), preserve_index=False)
     table = table.replace_schema_metadata(None)
-    pyarrow.parquet.write_table(table, path, compression="zstd", version="2.6")
+    pyarrow.parquet.write_table(
+        table, path, compression="zstd", version="2.6", write_page_checksum=True
+    )
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return a Parquet file, or only some of its columns."""
     try:
-        table = pyarrow.parquet.ParquetFile(path)
+        table = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
         absent = [name for name in columns or () if name not in table.schema_arrow.names]
         if absent:
             raise InputError(f"{path}: no column '{absent[0]}'; was it written by another version?")
