@@ -445,7 +445,7 @@ def is_finished(image):
 
 
 def forget_failed_tiles():
-    """Remove the records of batches with tiles that failed: then the next run redoes these."""
+    """Remove the records of batches with tiles that failed, so that the next run redoes these."""
     for image in IMAGES:
         try:
             metrics = json.loads(Path(f"results/{image}/metrics.json").read_text())

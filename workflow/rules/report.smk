@@ -83,7 +83,8 @@ rule report:
         " 2> {log}"
 
 
-# What comes between the steps are inputs, so that it stays until no tile is left out.
+# What comes between the steps are inputs, so that it stays until no tile is left out; and records,
+# so that a batch without one is redone.
 rule complete:
     input:
         script=step("complete.py"),
@@ -95,6 +96,8 @@ rule complete:
         tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
         sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
         contacts=per_batch("results/{image}/steps/labels/{batch}.contacts.parquet"),
+        inferred=per_batch("results/{image}/steps/records/infer-{batch}.json"),
+        clustered=per_batch("results/{image}/steps/records/cluster-{batch}.json"),
     output:
         "results/{image}/steps/complete.json",
     log:
