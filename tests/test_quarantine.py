@@ -143,4 +143,3 @@ def test_the_same_command_redoes_the_batch_of_a_failed_tile_and_no_other(tmp_pat
         assert one.read_bytes() == other.read_bytes(), file
     kept = list(folders[0].glob("results/a/steps/**/*.zarr"))
     assert not kept
-    assert "Nothing to be done" in snakemake(folders[0]).stderr

@@ -11,9 +11,9 @@ KEY = "checksum"
 
 
 def dumps(facts: Mapping[str, object]) -> str:
-    """Return facts as JSON text, their checksum the last key; NaN is an error of ours."""
+    """Return facts as JSON text, their checksum the first key; NaN is an error of ours."""
     plain = json.loads(json.dumps(facts, allow_nan=False))
-    return json.dumps({**plain, KEY: _checksum(plain)}, indent=1) + "\n"
+    return json.dumps({KEY: _checksum(plain), **plain}, indent=1) + "\n"
 
 
 def loads(text: str, path: Path) -> dict:
@@ -22,13 +22,13 @@ def loads(text: str, path: Path) -> dict:
     Raises
     ------
     ValueError
-        The text is not JSON.
+        The text is not a JSON object.
     InputError
-        Not an object, or not what `dumps` wrote.
+        It is not what `dumps` wrote.
     """
     facts = json.loads(text)
     if not isinstance(facts, dict):
-        raise InputError(f"{path}: found a JSON {type(facts).__name__}, needs an object")
+        raise ValueError(f"found a {type(facts).__name__}, needs an object")
     noted = facts.pop(KEY, None)
     if noted is not None and noted != _checksum(facts):
         raise InputError(
