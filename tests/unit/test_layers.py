@@ -19,6 +19,7 @@ LAYERS = {
         "labels",
         "normalize",
         "quarantine",
+        "sealed",
         "wording",
     },
     "arrays": {

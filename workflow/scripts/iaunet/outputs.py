@@ -307,7 +307,7 @@ class Reader:
         path = self._paths[batch] / name
         try:
             return zarr.open_array(path, mode="r", zarr_format=3)
-        except (KeyError, OSError, ValueError) as error:
+        except (KeyError, OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{path}: not a readable array; run the step of batch {batch} again ({error!r})"
             ) from error
