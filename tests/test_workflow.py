@@ -63,11 +63,16 @@ def dry_run(folder, targets=(), **config):
         os.environ["PATH"] = before
 
 
-def snakemake(folder, *options):
+def snakemake(folder, *options, env=None):
     """Run the command as a user does; return the finished process."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *options]
     return subprocess.run(
-        [*command, "--cores", "2"], cwd=folder, capture_output=True, text=True, timeout=600
+        [*command, "--cores", "2"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
@@ -188,14 +193,17 @@ def test_the_locks_of_a_run_that_lives_or_is_elsewhere_stay(tmp_path):
     noted = tmp_path / ".snakemake/iaunet/running.json"
     dead = json.loads(noted.read_text())
     began = psutil.Process().create_time()
-    for other in (
-        {"host": "another"},
-        {"pid": os.getpid(), "began": began},
+    for other, advice in (
+        ({"host": "another"}, "once with --unlock"),
+        ({"pid": os.getpid(), "began": began}, f"end it with: kill -INT {os.getpid()}"),
     ):
         noted.write_text(json.dumps(dead | other))
         refused = snakemake(tmp_path)
         assert refused.returncode != 0
-        assert "cannot be locked" in refused.stderr
+        (told,) = [line for line in refused.stderr.splitlines() if "error:" in line]
+        run = dead | other
+        assert f"locked by the run of process {run['pid']} on {run['host']}, begun 20" in told
+        assert told.endswith(advice)
     # The number went to another process meanwhile.
     noted.write_text(json.dumps(dead | {"pid": os.getpid(), "began": began - 1000}))
     assert snakemake(tmp_path).returncode == 0

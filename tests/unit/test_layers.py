@@ -15,10 +15,13 @@ LAYERS = {
         "__init__",
         "checksums",
         "errors",
+        "extras",
         "fixedpoint",
         "grid",
         "labels",
         "normalize",
+        "quarantine",
+        "sealed",
         "wording",
     },
     "arrays": {
@@ -52,12 +55,14 @@ LAYERS = {
         "settings",
         "shapes",
         "sizing",
+        "splitting",
         "sticks",
         "synthetic",
         "tuning",
         "ways",
     },
     "torch": {
+        "backends",
         "checkpoint",
         "embedding",
         "foreign",
@@ -99,6 +104,7 @@ LAYERS = {
 ALSO = {
     "checkpoint": {"cli"},  # whole files
     "training": {"cli"},
+    "patches": {"splitting"},
     "fragments": {"identity", "joining"},
     "network": {"omezarr", "scale", "tiling"},
     "numbering": {"fragments", "identity", "joining", "outputs"},
@@ -109,7 +115,7 @@ ALSO = {
     "labelfiles": {"classes", "metrics"},  # counts overlaps block by block
 }
 OWNERS = {
-    "torch": {*LAYERS["torch"], "ablation_score", "infer", "sticks", "train"},
+    "torch": {*LAYERS["torch"], "ablation_score", "export", "infer", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
     "zarr": {"ngff", "omezarr", "outputs"},

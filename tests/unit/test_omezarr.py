@@ -182,3 +182,24 @@ def test_missing_labels_are_told(tmp_path):
     path = store(tmp_path / "a.zarr", np.zeros((8, 8), np.uint8), "yx")
     with pytest.raises(InputError, match="has no array 'labels/instances/0'"):
         omezarr.open_labels(path)
+
+
+@pytest.mark.parametrize("labels", [False, True], ids=["image", "labels"])
+def test_a_changed_byte_of_a_chunk_is_an_error_that_names_the_store(tmp_path, labels, rng):
+    store = tmp_path / "a.zarr"
+    values = rng.integers(0, 60_000, (70, 80)).astype(np.uint16)
+    group = omezarr.create_image(store, values.shape, tuple("yx"), values.dtype, None, "a", {})
+    array = omezarr.add_labels(store, "instances", np.uint32) if labels else group["0"]
+    array[...] = values
+    (chunk,) = (store / "labels/instances/0/c" if labels else store / "0/c").rglob("0/0")
+    reopen = omezarr.open_labels if labels else omezarr.open_level
+    content = chunk.read_bytes()
+    np.testing.assert_array_equal(reopen(store)[...], values)
+    for place in rng.integers(0, len(content), 20).tolist():
+        chunk.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        with pytest.raises(InputError, match=r"a\.zarr: array .* is damaged"):
+            reopen(store)[...]
+    for length in (0, 5, len(content) // 2):
+        chunk.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"a\.zarr: array .* is damaged"):
+            reopen(store)[...]

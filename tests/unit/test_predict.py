@@ -130,6 +130,65 @@ def test_outputs_are_hidden_exactly_where_there_is_no_foreground(rng):
     assert (shown["id"][:, 0, 0] == 3).all()
 
 
+def short_of_memory(net, most_voxels=None, most_at_a_time=None):
+    """Let the network need too much memory for large windows, or for several at a time."""
+    running, forward = [], net.forward
+
+    def guarded(x):
+        running.append(x)
+        try:
+            many = most_at_a_time is not None and len(running) > most_at_a_time
+            if many or (most_voxels is not None and x.numel() > most_voxels):
+                raise torch.OutOfMemoryError("pretended")
+            return forward(x)
+        finally:
+            running.pop()
+
+    net.forward = guarded
+    return net
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_fewer_blocks_at_a_time_for_lack_of_memory_change_no_bit(ndim, rng):
+    image = rng.normal(0.4, 0.4, SHAPE[ndim]).astype(np.float32)
+    expected = assembled(small_net(ndim), image, CORES[ndim][1])
+    net = short_of_memory(small_net(ndim), most_at_a_time=1)
+    found = assembled(net, image, CORES[ndim][1], threads=4)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(array, found[name], err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(256, 64), (16, 192, 32)], ids=["2d", "3d"])
+def test_a_block_too_large_for_the_memory_is_computed_in_halves(shape, rng, caplog):
+    image = rng.normal(0.4, 0.4, shape).astype(np.float32)
+    expected = assembled(small_net(len(shape)), image, shape, block=shape)
+    net = short_of_memory(small_net(len(shape)), most_voxels=image.size - 1)
+    found = assembled(net, image, shape, block=shape, threads=2)
+    assert f"out of memory with one block of {shape} px; going on with its halves" in caplog.text
+    for name, array in expected.items():
+        # Another window may add in another order, as above.
+        assert np.mean(np.abs(array.astype(int) - found[name]) > 1) < 1e-4, name
+
+
+def test_a_block_that_never_fits_fails_and_says_why(rng):
+    net = short_of_memory(small_net(2), most_voxels=10)
+    blocks = blocks_of(net, rng.normal(size=(70, 70)).astype(np.float32), threads=2)
+    (found,) = blocks.of_cores([(slice(0, 64), slice(0, 64))])
+    assert "OutOfMemoryError: no memory for" in found.cause
+    assert "pretended" in found.cause
+
+
+def test_outputs_that_are_nan_fail_their_cores_and_no_others(rng):
+    image = rng.normal(0.4, 0.4, (60, 300)).astype(np.float32)
+    net = small_net(2)
+    cores = [tile.core for tile in grid.tiles(image.shape, (64, 64))]
+    expected = list(blocks_of(net, image).of_cores(cores))
+    image[10, 290] = np.nan
+    found = list(blocks_of(net, image).of_cores(cores))
+    assert "FloatingPointError: the network's output is NaN" in found[-1].cause
+    np.testing.assert_array_equal(expected[0]["fg"], found[0]["fg"])
+
+
 def test_a_halo_off_the_stride_is_our_mistake():
     with pytest.raises(ValueError, match=r"halo .* no multiple of stride"):
         predict.Blocks(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iaunet import tables
+from iaunet import checksums, tables
 from iaunet.errors import InputError
 
 COLUMNS = {
@@ -146,3 +146,24 @@ def test_a_foreign_parquet_or_csv_is_refused(frame, tmp_path, csv):
         tables.read_parquet(path, ["gid"])
     with pytest.raises(InputError, match="column 'label' is not int64"):
         tables.read_csv(csv("label\n1.5\n"), {"label": "int64"})
+
+
+def test_a_changed_byte_in_the_values_of_a_parquet_table_is_an_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    tables.write_parquet({"a": np.random.default_rng(0).normal(size=400)}, path)
+    content = path.read_bytes()
+    for place in (60, 500, 2000):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(InputError, match=r"a\.parquet: not a readable Parquet table"):
+            tables.read_parquet(path)
+
+
+def test_a_table_with_another_checksum_than_noted_is_an_error(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a\n1\n")
+    noted = checksums.sha256(path)
+    tables.check_sha256(path, noted)
+    tables.check_sha256(path, None)
+    path.write_text("a\n2\n")
+    with pytest.raises(InputError, match=r"a\.csv: damaged or edited"):
+        tables.check_sha256(path, noted)

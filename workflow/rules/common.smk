@@ -9,9 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
+import snakemake.exceptions
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -158,6 +160,33 @@ def note_expanded():
     partial = EXPANDED.with_name(f"{EXPANDED.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(PLAN.get("expanded", {})))
     partial.replace(EXPANDED)
+
+
+def refusal():
+    """Return the error of a run in a folder that another one has locked: who, where, what to do."""
+    folder = Path.cwd()
+    try:
+        noted = json.loads(RUNNING.read_text())
+        pid, host = int(noted["pid"]), str(noted["host"])
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(noted["began"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return WorkflowError(
+            f"error: {folder} is locked by another run, or one that was killed; wait until it ends; "
+            "when there is none, run the same command once with --unlock"
+        )
+    who = f"error: {folder} is locked by the run of process {pid} on {host}, begun {began};"
+    if host == platform.node():
+        return WorkflowError(
+            f"{who} wait until it ends, or end it with: kill -INT {pid}"
+        )
+    return WorkflowError(
+        f"{who} wait until it ends, or end it there with: kill -INT {pid}; when it is no more, run "
+        "the same command once with --unlock"
+    )
+
+
+# Snakemake raises this one when it finds locks; its own text does not tell whose they are.
+snakemake.exceptions.LockException = refusal
 
 
 def ablation_rows_file():
@@ -374,7 +403,7 @@ def run_results(wildcards):
         return []
     # All of it by name, so that a deleted file is made again.
     files = "{image}.ome.zarr objects.csv objects.parquet seams.csv metrics.json"
-    files += " provenance.json report.html"
+    files += " provenance.json report.html steps/complete.json"
     files = [
         *files.split(),
         *(f"exports/{{image}}.{EXPORTS[name]}" for name in config["exports"]),
@@ -495,10 +524,33 @@ def is_finished(image):
     )
 
 
+def keep_pages():
+    """Give pages of images without some tiles their name; Snakemake removed what had failed."""
+    for image in IMAGES:
+        page = Path(f"results/{image}/steps/unfinished.html")
+        if page.is_file():
+            page.replace(f"results/{image}/report.html")
+
+
+def forget_failed_tiles():
+    """Remove the records of batches with tiles that failed, so that the next run redoes these."""
+    for image in IMAGES:
+        try:
+            metrics = json.loads(Path(f"results/{image}/metrics.json").read_text())
+            failed = metrics["failed_tiles"] if is_finished(image) else []
+            batches = {(one["stage"], one["batch"]) for one in failed}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        for stage, batch in batches:
+            record = Path(f"results/{image}/steps/records/{stage}-{batch}.json")
+            record.unlink(missing_ok=True)
+
+
 def summarize_failed_run():
     """Write the table and the page of a run in which something failed; never raise."""
     if not IMAGES:
         return
+    keep_pages()
     # Results of an earlier run may lie about an image that failed in this one.
     failed = Path(".snakemake/iaunet/failed.json")
     failed.write_text(
@@ -518,12 +570,17 @@ def summarize_failed_run():
     crate += [f"--snakefile={workflow_file()}", "--results", "results"]
     crate += ["--parts", "results/ro-crate", f"--expanded={EXPANDED}"]
     crate += ["--output", "results/ro-crate-metadata.json"]
+    said = []
     for words in (command, crate):
         result = subprocess.run(words, capture_output=True, text=True)
+        said.append(result.stderr)
         if result.returncode != 0:
             logger.error(f"No summary of the unfinished run:\n{result.stderr}")
-            return
+            break
+    forget_failed_tiles()
+    logger.error(said[0])
     logger.error(
         "Not everything is finished: results/summary.csv says what and why. "
-        "The same command goes on where this run stopped."
+        "The same command goes on where this run stopped, and redoes the batches of tiles "
+        "that failed."
     )

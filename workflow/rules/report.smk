@@ -42,6 +42,8 @@ rule measure:
         " 2> {log}"
 
 
+# The last step of an image. What comes between the steps is its input, so that it stays until no
+# tile is left out; and the records, so that a batch without one is redone.
 rule report:
     input:
         script=step("report.py"),
@@ -52,14 +54,23 @@ rule report:
         provenance="results/{image}/provenance.json",
         seams="results/{image}/seams.csv",
         reference=reference_path,
+        image="results/{image}/steps/image.zarr",
+        outputs=per_batch("results/{image}/steps/outputs/{batch}.zarr"),
+        labels=per_batch("results/{image}/steps/labels/{batch}.zarr"),
+        tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
+        sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
+        contacts=per_batch("results/{image}/steps/labels/{batch}.contacts.parquet"),
+        inferred=per_batch("results/{image}/steps/records/infer-{batch}.json"),
+        clustered=per_batch("results/{image}/steps/records/cluster-{batch}.json"),
     output:
-        report(
+        page=report(
             "results/{image}/report.html",
             caption="../report/image.rst",
             category="Images",
             subcategory="{image}",
             labels={"image": "{image}", "what": "page"},
         ),
+        complete="results/{image}/steps/complete.json",
     log:
         "logs/report/{image}.log",
     benchmark:
@@ -77,7 +88,7 @@ rule report:
         "python {input.script:q}"
         " --store {input.store} --objects {input.objects} --metrics {input.metrics}"
         " --provenance {input.provenance} --seams {input.seams} --tiles {input.tiles}"
-        " {params.reference:q} --output {output}"
+        " {params.reference:q} --output {output.page} --complete {output.complete}"
         " 2> {log}"
 
 

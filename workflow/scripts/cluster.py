@@ -30,10 +30,13 @@ from iaunet import (
     joining,
     outputs,
     plan,
+    quarantine,
     tables,
     tiling,
 )
 from iaunet.errors import InputError
+from iaunet.fixedpoint import SCALE
+from iaunet.quarantine import Failed
 from iaunet.settings import DEFAULTS
 
 log = logging.getLogger("cluster")
@@ -82,6 +85,19 @@ def concatenate(
     return {name: np.concatenate([part[name] for part in (like, *rows)]) for name in like}
 
 
+def voxels_lost(
+    reader: outputs.Reader,
+    tile: grid.Tile,
+    labels: np.ndarray,
+    failed: Sequence[quarantine.Failure],
+    settings: clustering.Settings,
+) -> int:
+    """Return how many voxels of a core are of no object because its centre is in a failed tile."""
+    fg, off = (reader.read(name, tile.core) for name in ("fg", "off"))
+    lost = (labels == 0) & (fg >= settings.fg_least)
+    return quarantine.pointing_in(lost, off / SCALE["off"], grid.origin(tile.core), failed)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Label the cores of one batch."""
     args = parse_args(argv)
@@ -89,12 +105,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     tiles = tiling.read(args.tiles, ("core", "batches"), args.batch)
     shape, core = tiling.grid_shape(tiles), tuple(tiles["core"])
     meta = checkpoint.read_meta(args.model)
+    checkpoint.check_tiled_for(args.model, tiles.get("model"))
     known_classes = [one.as_dict() for one in classes.of_model(meta)]
     settings = thresholds(args.model, meta, args.set, len(shape))
     reader = outputs.Reader(args.outputs, tiles)
     bounds = clustering.Bounds(*reader.largest(settings.fg_least))
     id_stride = reader.stride("id")
-    log.info("batch %d: reaches %s", args.batch, clustering.reach(settings, bounds))
+    far = clustering.reach(settings, bounds)
+    log.info("batch %d: reaches %s", args.batch, far)
+    empty = reader.failed()  # of all batches, where the outputs are
+    failed = [one for one in empty if one["batch"] == args.batch]
+    n_lost = 0
 
     objects: list[clustering.Columns] = []
     sightings: list[clustering.Columns] = []
@@ -111,19 +132,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer = outputs.create_labels(output, shape, core, classes=has_classes)
         for index in range(*tiles["batches"][args.batch]):
             tile = grid.tile(shape, core, index)
-            found = clustering.label_window(
-                reader.read, tile.core, shape, settings, bounds, id_stride
+            if any(one["tile"] == index for one in failed):
+                writer.write_empty(tile)
+                continue
+            found = quarantine.attempt(
+                lambda core=tile.core: clustering.label_window(
+                    reader.read, core, shape, settings, bounds, id_stride
+                ),
+                f"tile {index}",
             )
+            if isinstance(found, Failed):
+                failed.append(quarantine.failure(tile, args.batch, "cluster", found.cause))
+                writer.write_empty(tile)
+                continue
             arrays = {outputs.LABELS: found.labels}
             if has_classes:
                 arrays[outputs.CLASSES] = reader.read(outputs.CLASSES, tile.core)
             writer.write(tile, arrays)
+            if empty:
+                n_lost += voxels_lost(reader, tile, found.labels, empty, settings)
             objects.append(found.table)
             seen = np.full(len(found.sightings["gid"]), index, dtype=np.int64)
             sightings.append({"tile": seen, **found.sightings})
             contacts.append(found.contacts)
             outlines[:, : found.outlines.shape[1]] += found.outlines
             clock.append(time.process_time())
+        n_tiles = len(range(*tiles["batches"][args.batch]))
+        quarantine.check_some_left(failed, n_tiles, grid.n_tiles(shape, core))
         writer.close(
             settings=settings.as_dict(),
             joining=meta.get("joining"),
@@ -132,6 +167,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             computed={
                 name: reader.facts(args.batch).get(name) for name in ("backend", "precision")
             },
+            reach=[sum(parts) + 1 for parts in zip(far.extent, far.seeds, far.maxima, strict=True)],
+            failed_tiles=failed,
+            voxels_lost=n_lost,
         )
         table = concatenate(objects, no_objects)
         tables.write_parquet(table, table_path)
@@ -140,9 +178,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             sightings_path,
         )
         tables.write_parquet(joining.added(contacts), contacts_path)
-    log.info("batch %d: %d objects in %d tiles", args.batch, len(table["gid"]), len(objects))
+    log.info("batch %d: %d objects in %d tiles", args.batch, len(table["gid"]), n_tiles)
     recorder.write(
-        n_tiles=len(objects),
+        n_tiles=n_tiles,
+        failed_tiles=failed,
         n_objects=len(table["gid"]),
         clustering=settings.as_dict(),
         outlines=outlines.tolist(),

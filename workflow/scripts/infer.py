@@ -16,8 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from iaunet import backends, checkpoint, checksums, cli, grid, network, outputs, predict, tiling
+from iaunet import (
+    backends,
+    checkpoint,
+    checksums,
+    cli,
+    grid,
+    network,
+    outputs,
+    predict,
+    quarantine,
+    tiling,
+)
 from iaunet.errors import OptionError
+from iaunet.quarantine import Failed
 
 log = logging.getLogger("infer")
 
@@ -60,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         grid.tile(blocks.shape, tiles["core"], k) for k in range(*tiles["batches"][args.batch])
     ]
     began, used = time.perf_counter(), time.process_time()
-    write_outputs(args.output, blocks, wanted, tiles["core"])
+    failed = write_outputs(args.output, blocks, wanted, tiles["core"], args.batch)
     seconds, used = time.perf_counter() - began, time.process_time() - used
     voxels = sum(math.prod(grid.box_shape(tile.core)) for tile in wanted)
     log.info(
@@ -75,10 +87,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         blocks.voxels_computed / 1e6,
     )
     exact = tuple(-(-r // s) * s for r, s in zip(meta["radius"], net.stride, strict=True))
-    if wanted and any(a < b for a, b in zip(tiles["halo"], exact, strict=True)):
-        sample = halo_check(blocks, over_image(exact), wanted[0])
-    else:
-        sample = {"halo_checked": 0, "halo_changed": 0}
+    without = {one["tile"] for one in failed}
+    good = [tile for tile in wanted if tile.index not in without]
+    sample = {"halo_checked": 0, "halo_changed": 0}
+    if good and any(a < b for a, b in zip(tiles["halo"], exact, strict=True)):
+        sample = halo_check(blocks, over_image(exact), good[0])
     recorder.write(
         n_tiles=len(wanted),
         voxels=voxels,
@@ -90,26 +103,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         device_name=network.device_name(device),
         backend=engine.backend,
         precision=engine.precision,
+        blocks_at_a_time=blocks.room.size,
+        blocks_halved=blocks.n_halved,
+        failed_tiles=failed,
         **sample,
     )
 
 
 def write_outputs(
-    path: Path, blocks: predict.Blocks, wanted: Sequence[grid.Tile], core_px: Sequence[int]
-) -> None:
-    """Write the outputs of all tiles; one is written while the next are computed."""
+    path: Path,
+    blocks: predict.Blocks,
+    wanted: Sequence[grid.Tile],
+    core_px: Sequence[int],
+    batch: int,
+) -> list[quarantine.Failure]:
+    """Write the outputs of all tiles, one while the next are computed; return which failed."""
+    failed = []
     with cli.write_whole(path) as partial, ThreadPoolExecutor(1) as writing:
         net = blocks.net
         more = {"emb_dim": net.emb_dim, "n_classes": net.n_classes}
         writer = outputs.create(partial, blocks.shape, core_px, net.id_stride, **more)
         pending = []
         for tile, found in zip(wanted, blocks.of_cores([t.core for t in wanted]), strict=True):
-            pending.append(writing.submit(writer.write, tile, found))
+            if isinstance(found, Failed):
+                failed.append(quarantine.failure(tile, batch, "infer", found.cause))
+                pending.append(writing.submit(writer.write_empty, tile))
+            else:
+                pending.append(writing.submit(writer.write, tile, found))
             if len(pending) > 2:
                 pending.pop(0).result()
         for job in pending:
             job.result()
-        writer.close(backend=net.backend, precision=net.precision)
+        quarantine.check_some_left(failed, len(wanted), grid.n_tiles(blocks.shape, core_px))
+        writer.close(backend=net.backend, precision=net.precision, failed_tiles=failed)
+    return failed
 
 
 def halo_check(blocks: predict.Blocks, exact: predict.Blocks, tile: grid.Tile) -> dict[str, int]:
@@ -119,6 +146,8 @@ def halo_check(blocks: predict.Blocks, exact: predict.Blocks, tile: grid.Tile) -
     """
     (index, *_) = grid.tiles_meeting(blocks.padded, blocks.block_px, tile.core)
     near, far = blocks.compute(index), exact.compute(index)
+    if isinstance(near, Failed) or isinstance(far, Failed):
+        return {"halo_checked": 0, "halo_changed": 0}
     moved = np.zeros(near["fg"].shape, bool)
     for name in ("fg", "seed"):
         moved |= np.abs(near[name].astype(int) - far[name]) > 1

@@ -9,7 +9,6 @@ Example
 """
 
 import argparse
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -24,9 +23,12 @@ from iaunet import (
     classes,
     cli,
     features,
+    identity,
     labelfiles,
     metrics,
     omezarr,
+    quarantine,
+    sealed,
     seams,
     tables,
     tiling,
@@ -50,6 +52,7 @@ ADDED = (
     "n_objects",
     "voxels",
     "voxels_computed",
+    "blocks_halved",
     "halo_checked",
     "halo_changed",
     "network_cpu_seconds",
@@ -92,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = None if args.config is None else cli.mapping("--config", args.config)
     tiles = tiling.read(args.tiles, MEASURED)
     records = [read_json(path) for path in args.records]
+    for record in records:
+        tables.check_sha256(args.seams, record.get("seams_sha256"))
     # Opened first: a reference that does not fit should not cost the time of measuring.
     overlap = None if args.reference is None else compare(args.reference, args.store)
     identities = tables.read_parquet(args.identities, IDENTITIES)
@@ -102,13 +107,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_areas(objects, args.seams)
     steps = [*records, recorder.facts()]
     quality = seam_quality(objects, tiles, records)
+    labels = omezarr.labels_attrs(args.store, omezarr.INSTANCES)
+    failed = labels.get("failed_tiles", [])
     found = {
         **counts(objects, identities, tiles),
+        "n_failed_tiles": len(failed),
+        "failed_tiles": failed,
         **({} if found_classes is None else {"classes": found_classes.facts(objects, tiles)}),
         **throughput(tiles, steps),
         **quality,
         "warnings": [
+            *failure_warnings(failed, labels.get("voxels_lost", 0), identities, tiles),
             *tiles.get("warnings", []),
+            *memory_warnings(records),
             *halo_warnings(records),
             *warnings(objects, identities, tiles, overlap),
             *seam_warnings(quality),
@@ -121,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables.write_csv(objects, partial)
     write_json(found, args.metrics)
     made = (args.store, args.output_csv, args.output_parquet, args.seams, args.metrics)
-    origin = provenance(tiles, args.reference, config, steps)
+    origin = provenance(tiles, args.reference, config, failed, steps)
     write_json(
         {**origin, "outputs": {path.name: checksums.facts(path) for path in made}}, args.provenance
     )
@@ -134,15 +145,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read_json(path: Path) -> dict:
     """Return a JSON file that an earlier step wrote."""
     try:
-        return json.loads(path.read_text())
+        return sealed.loads(path.read_text(), path)
     except ValueError as error:
         raise InputError(f"{path}: not a JSON file of an earlier step ({error})") from None
 
 
 def write_json(facts: dict[str, object], path: Path) -> None:
-    """Write plain facts; NaN is an error of ours."""
+    """Write plain facts."""
     with cli.write_whole(path) as partial:
-        partial.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
+        partial.write_text(sealed.dumps(facts))
 
 
 def compare(reference: Path, store: Path) -> metrics.Overlap:
@@ -270,8 +281,14 @@ def counts(objects: tables.Table, identities: tables.Table, tiles: dict) -> dict
         per: len(objects) / extent_mm if extent_mm else None,
         f"median_{size}": float(objects[size].median()) if len(objects) else None,
         "n_crossing_seams": int(identities["crosses_seam"].sum()),
-        "seam_conflicts": int((identities["verdict"] != "agreed").sum()),
+        "seam_conflicts": n_conflicts(identities),
     }
+
+
+def n_conflicts(identities: tables.Table) -> int:
+    """Return on how many objects tiles or tables disagree."""
+    fine = (identity.AGREED, *identity.OF_FAILED_TILES)
+    return int((~identities["verdict"].isin(fine)).sum())
 
 
 def seam_quality(objects: tables.Table, tiles: dict, records: Sequence[dict]) -> dict[str, object]:
@@ -315,6 +332,31 @@ def throughput(tiles: dict, records: Sequence[dict]) -> dict[str, object]:
     }
 
 
+def failure_warnings(
+    failed: Sequence[quarantine.Failure], n_lost: int, identities: tables.Table, tiles: dict
+) -> list[str]:
+    """Return which tiles failed, and what that does to the objects around them."""
+    if not failed:
+        return []
+    cut, near = (int((identities["verdict"] == one).sum()) for one in identity.OF_FAILED_TILES)
+    return [
+        quarantine.sentence(failed, tiles["n_tiles"]),
+        f"around the tiles that failed {cut} objects are cut, {near} near them may have changed "
+        f"(seams.csv), and {n_lost} voxels belong to objects whose centre is in them",
+    ]
+
+
+def memory_warnings(records: Sequence[dict]) -> list[str]:
+    """Return that the network ran in other windows than elsewhere, for lack of memory."""
+    halved = sum(record.get("blocks_halved", 0) for record in records)
+    if not halved:
+        return []
+    return [
+        f"too little memory: blocks of the network were halved {halved} times, and outputs there "
+        "may differ by the last step of fixed point from those of a machine with more"
+    ]
+
+
 def halo_warnings(records: Sequence[dict]) -> list[str]:
     """Return what a halo below the exact one changed in the blocks that were computed twice."""
     checked = sum(record.get("halo_checked", 0) for record in records)
@@ -335,7 +377,7 @@ def warnings(
 ) -> list[str]:
     """Return what a reader of the numbers should know."""
     found = []
-    conflicts = int((identities["verdict"] != "agreed").sum())
+    conflicts = n_conflicts(identities)
     if conflicts:
         found.append(f"tiles or tables disagree on {conflicts} objects, see seams.csv")
     if tiles["pixel_um"] is None:
@@ -351,7 +393,11 @@ def warnings(
 
 
 def provenance(
-    tiles: dict, reference: Path | None, config: dict | None, records: Sequence[dict]
+    tiles: dict,
+    reference: Path | None,
+    config: dict | None,
+    failed: Sequence[quarantine.Failure],
+    records: Sequence[dict],
 ) -> dict[str, object]:
     """Return what went in and what each step used, jobs of one step taken together.
 
@@ -371,6 +417,7 @@ def provenance(
         else {"path": str(reference), **checksums.facts(reference)},
         "model": {**tiles["model"], **model},
         "config": config,
+        "failed_tiles": failed,
         "tiling": {
             key: tiles.get(key)
             for key in (

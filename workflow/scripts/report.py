@@ -28,8 +28,10 @@ from iaunet import (
     labelfiles,
     omezarr,
     page,
+    quarantine,
     regions,
     scale,
+    sealed,
     tables,
     tiling,
     views,
@@ -38,6 +40,9 @@ from iaunet import (
 from iaunet.errors import InputError
 
 log = logging.getLogger("report")
+
+UNFINISHED = "unfinished.html"
+"""Beside the file of `--complete`: the page of an image without some of its tiles."""
 
 # Windows compared with a reference, when the image is too large to compare all.
 N_WINDOWS = 36
@@ -53,6 +58,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--metrics", type=Path, required=True, help="metrics.json")
     parser.add_argument("--provenance", type=Path, required=True, help="provenance.json")
     parser.add_argument("--seams", type=Path, required=True, help="seams.csv")
+    parser.add_argument(
+        "--complete", type=Path, help="JSON to write when no tile was given up; fail when one was"
+    )
     parser.add_argument("--tiles", type=Path, required=True, help="tiles.json")
     parser.add_argument("--reference", type=Path, help="label image with the true instances")
     parser.add_argument("--output", type=Path, required=True, help="HTML page to write")
@@ -221,7 +229,10 @@ def seam_section(sample: gallery.Sample, tiles: dict, seams: pd.DataFrame, metri
     if flagged.any():
         counts = seams["verdict"][flagged].value_counts()
         each = ", ".join(f"{verdict} {count:,}" for verdict, count in counts.items())
-        text += f"Flagged, tiles do not agree on them: {each}."
+        why = "tiles do not agree on them"
+        if metrics.get("n_failed_tiles"):
+            why += ", or a tile failed there (cut, near)"
+        text += f"Flagged, {why}: {each}."
     else:
         text += "All tiles agree on every pixel of every one of them."
     order = np.lexsort((seams["label"].to_numpy(), -seams["n_tiles"].to_numpy(), ~flagged))
@@ -297,6 +308,8 @@ def content(args: argparse.Namespace) -> dict:
     """Return everything that the page shows."""
     tiles = tiling.read(args.tiles, ("core", "limits", "n_tiles"))
     metrics, provenance = (read_json(path) for path in (args.metrics, args.provenance))
+    for step in provenance.get("steps") or []:
+        tables.check_sha256(args.seams, step.get("seams_sha256"))
     sample = open_sample(args, tiles)
     n_objects = len(sample.objects)
     seams = tables.read_csv(
@@ -358,7 +371,7 @@ def zoom_note(n_objects: int) -> str:
 def read_json(path: Path) -> dict:
     """Return a JSON file that another step wrote."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return sealed.loads(path.read_text(encoding="utf-8"), path)
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); run the step that writes it") from None
 
@@ -370,7 +383,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.write_whole(args.output) as partial:
         partial.write_text(html, encoding="utf-8")
     log.info("%s: %.2f MB", args.output, len(html) / 1e6)
+    if args.complete is not None:
+        finish(read_json(args.metrics), html, args)
     recorder.write(bytes=len(html))
+
+
+def finish(found: dict, html: str, args: argparse.Namespace) -> None:
+    """Write that no tile was given up; or keep the page, of which Snakemake knows nothing.
+
+    Raises
+    ------
+    InputError
+        Tiles were given up. While this step fails, Snakemake keeps the files between the steps,
+        so that the same command redoes the batches of these tiles, and no others.
+    """
+    kept = args.complete.with_name(UNFINISHED)
+    if found["failed_tiles"]:
+        with cli.write_whole(kept) as partial:
+            partial.write_text(html, encoding="utf-8")
+        raise InputError(
+            f"{args.metrics}: {quarantine.sentence(found['failed_tiles'], found['n_tiles'])}; the "
+            "same command again redoes their batches and keeps the rest"
+        )
+    cli.remove(kept)
+    with cli.write_whole(args.complete) as partial:
+        partial.write_text(json.dumps({"n_tiles": found["n_tiles"]}) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import pandas as pd
 
 from iaunet import (
     __version__,
+    checksums,
     cli,
     fixedpoint,
     fragments,
@@ -34,6 +35,7 @@ from iaunet import (
     numbering,
     omezarr,
     outputs,
+    quarantine,
     relabelling,
     scale,
     tables,
@@ -97,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     same_grid = reader.shape == tiles["shape"]
     voxels = sizes if same_grid else relabelling.count_labels(reader, gid)
     found = judge(gid, sizes, voxels, known)
+    failed = reader.failed()
+    if failed:
+        log.warning("%s: %s", tiles["image"], quarantine.sentence(failed, n_tiles(tiles)))
+        margin = reader.facts(0)["reach"]
+        boxes = numbering.read_boxes(args.sightings, tiles["axes"])
+        found = found.assign(verdict=flagged(found, boxes, failed, margin, joined))
     if joined is not None:
         found = fragments.objects(found, tiles["batches"])
         instances = fragments.instances(instances, joined)
@@ -110,18 +118,45 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     n_objects = int(found["label"].max()) if len(found) else 0
     counts = found["verdict"].value_counts()
-    flagged = {str(name): int(n) for name, n in counts.items() if name != identity.AGREED}
-    if flagged:
-        log.warning("%s: look at %s: %s", tiles["image"], args.seams, flagged)
+    doubtful = {str(name): int(n) for name, n in counts.items() if name != identity.AGREED}
+    if doubtful:
+        log.warning("%s: look at %s: %s", tiles["image"], args.seams, doubtful)
     log.info(
         "%s: %d objects, %d seen by several tiles, %d flagged",
         tiles["image"],
         n_objects,
         int((found["n_tiles"] > 1).sum()),
-        sum(flagged.values()),
+        sum(doubtful.values()),
     )
-    proof = verified(args, tiles, reader)
-    recorder.write(n_objects=n_objects, n_seams=len(seams), flagged=flagged, **proof)
+    proof = verified(args, tiles, reader) | {"seams_sha256": checksums.sha256(args.seams)}
+    recorder.write(n_objects=n_objects, n_seams=len(seams), flagged=doubtful, **proof)
+
+
+def n_tiles(tiles: dict) -> int:
+    """Return how many tiles the image has."""
+    return grid.n_tiles(tiling.grid_shape(tiles), tiles["core"])
+
+
+def flagged(
+    found: pd.DataFrame,
+    boxes: tuple[np.ndarray, np.ndarray, np.ndarray],
+    failed: Sequence[quarantine.Failure],
+    margin_px: Sequence[int],
+    joined: fragments.Joined | None,
+) -> np.ndarray:
+    """Return the verdicts, with those on objects at or near the region of a tile that failed.
+
+    What lies farther than `margin_px` is what it would be had no tile failed. Tiles at such a
+    region need not agree: there, every other verdict gives way.
+    """
+    gid, low, high = boxes
+    verdict = found["verdict"].to_numpy(object).copy()
+    for name, margin in ((identity.NEAR, margin_px), (identity.CUT, [1] * low.shape[1])):
+        there = gid[quarantine.within(low, high, failed, margin)]
+        if joined is not None:
+            there = fragments.in_groups_with(there, joined)
+        verdict[np.isin(found["gid"].to_numpy(np.uint64), there)] = name
+    return verdict
 
 
 def verified(args: argparse.Namespace, tiles: dict, reader: outputs.Reader) -> dict[str, int]:
@@ -143,6 +178,8 @@ def verified(args: argparse.Namespace, tiles: dict, reader: outputs.Reader) -> d
     bounds = Bounds(*(tuple(facts["bounds"][name]) for name in ("off", "lsig")))
     rng = np.random.default_rng(int(tiles["source"]["sha256"][:15], 16))
     boxes = verify.windows(blocks.shape, tiles["core"], args.verify, rng)
+    failed, margin = reader.failed(), facts.get("reach")
+    boxes = [box for box in boxes if not meets(box, failed, margin)]
     different = 0
     for box in boxes:
         found = verify.differing_voxels(
@@ -154,6 +191,13 @@ def verified(args: argparse.Namespace, tiles: dict, reader: outputs.Reader) -> d
     voxels = sum(math.prod(grid.box_shape(box)) for box in boxes)
     log.info("%s: %d of %d voxels segmented again differ", tiles["image"], different, voxels)
     return {"verified_windows": len(boxes), "verified_voxels": voxels, "verified_differ": different}
+
+
+def meets(box: grid.Box, failed: Sequence[quarantine.Failure], margin_px: Sequence[int]) -> bool:
+    """Tell whether a box comes as near to the region of a failed tile as `margin_px`."""
+    low = np.array([[side.start for side in box]])
+    high = np.array([[side.stop - 1 for side in box]])
+    return bool(quarantine.within(low, high, failed, margin_px)[0]) if failed else False
 
 
 def write_store(
@@ -243,7 +287,7 @@ def take_parts(
 
 
 def provenance(reader: outputs.Reader, tiles: dict) -> dict[str, object]:
-    """Return what made the labels; nothing that depends on tiles, time or machine."""
+    """Return what made the labels; nothing that depends on tiles, time or machine, but failures."""
     options = [reader.facts(batch).get("settings") for batch in range(len(tiles["batches"]))]
     for batch, found in enumerate(options):
         if found != options[0]:
@@ -252,11 +296,14 @@ def provenance(reader: outputs.Reader, tiles: dict) -> dict[str, object]:
                 "same settings for all, run cluster.py again"
             )
     model = {key: tiles["model"].get(key) for key in ("name", "sha256")}
+    failed = quarantine.on_grid(reader.failed(), reader.shape, tiles["shape"])
+    lost = sum(reader.facts(batch).get("voxels_lost", 0) for batch in range(len(tiles["batches"])))
     return {
         "version": __version__,
         "model": model,
         "clustering": options[0],
         "network_grid": list(reader.shape),
+        **({"failed_tiles": failed, "voxels_lost": lost} if failed else {}),
     }
 
 
@@ -345,6 +392,10 @@ def evidence(row) -> str:
     """Return what the verdict rests on, in words."""
     if row.verdict == identity.AGREED:
         return "all tiles report the same voxels; cores sum to the whole"
+    if row.verdict == identity.CUT:
+        return "touches the empty region of a tile that failed, or is joined with what does"
+    if row.verdict == identity.NEAR:
+        return "near the empty region of a tile that failed, which may have changed it"
     return (
         f"{row.voxels} voxels in the labels, {row.claimed} reported in cores, {row.area} for the "
         f"whole object; {row.n_rows} rows in the tables of instances"

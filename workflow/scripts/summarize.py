@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, cost, metrics, omezarr, page, tables, views, wording
+from iaunet import __version__, cli, cost, metrics, omezarr, page, sealed, tables, views, wording
 from iaunet.errors import InputError
 
 log = logging.getLogger("summarize")
@@ -34,6 +34,7 @@ COLUMNS = (
     "median_volume_px",
     "n_tiles",
     "n_batches",
+    "n_failed_tiles",
     "n_crossing_seams",
     "seam_conflicts",
     "seconds",
@@ -52,12 +53,15 @@ PLANNED = {
 COUNTS = frozenset(
     name for name in (*COLUMNS, *ACCURACY) if name.startswith(("n_", "tp_", "fp_", "fn_", "seam_"))
 )
+STATUS = ("failed", "incomplete", "ok")
+"""The worst first; incomplete: tiles failed, and their regions are empty."""
 NOT_FINISHED = "not finished"
 # More small pictures would make a heavy page.
 MAX_THUMBNAILS = 600
 THUMBNAIL_PX = 96
 ERROR = "error: "
 LOG_BYTES = 65536
+LAST_LINES = 4
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,10 +84,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_metrics(path: Path) -> dict | None:
     """Return the metrics of an image, or None when it has none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return sealed.loads(path.read_text(encoding="utf-8"), path)
+    except (OSError, ValueError, InputError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 def last_error(logs: Path, image: str) -> str:
@@ -145,6 +148,22 @@ def plan_table(rows: Sequence[dict]) -> dict | None:
     return {"names": ["", "planned", "measured"], "rows": body} if body else None
 
 
+def failed_tiles(rows: Sequence[dict], logs: Path | None) -> list[str]:
+    """Return image, tile, stage, cause and the last lines of the log of every tile that failed."""
+    found = []
+    for row in rows:
+        for one in row["failed_tiles"]:
+            place = Path(one["stage"], row["image"], f"{one['batch']}.log")
+            text = f"{row['image']}, tile {one['tile']}: failed twice in {place.parts[0]}, "
+            text += f"batch {one['batch']}: {one['cause']}"
+            if logs is not None and (logs / place).is_file():
+                lines = (logs / place).read_text(encoding="utf-8", errors="replace").splitlines()
+                text += f"; {logs / place} ends with:\n"
+                text += "\n".join(f"    {line}" for line in lines[-LAST_LINES:])
+            found.append(text)
+    return found
+
+
 def model_name(row: Mapping[str, str], home: Path, default: str) -> str:
     """Return the model of an image: as recorded, or as the table or the config says."""
     model = (read_metrics(home / "provenance.json") or {}).get("model")
@@ -169,20 +188,21 @@ def summary_row(
         **values,
         "image": image,
         "group": row["group"],
-        "status": "failed" if failed else "ok",
+        "status": "failed" if failed else "incomplete" if found.get("failed_tiles") else "ok",
         "model": model_name(row, home, args.model),
         "warnings": wording.serious(warnings),
         "reason": (reason or NOT_FINISHED) if failed else "; ".join(warnings),
         "planned": plan.get(image),
         "measured": {} if failed or image not in plan else measured(home),
+        "failed_tiles": [] if failed else found.get("failed_tiles") or [],
     }
 
 
 def severity(row: dict) -> tuple:
-    """Return a sort key: failed, then seam conflicts, then warnings, then low accuracy."""
+    """Return a sort key: failed, incomplete, seam conflicts, warnings, then low accuracy."""
     accuracy = row.get("ap50")
     return (
-        row["status"] == "ok",
+        STATUS.index(row["status"]),
         -(row.get("seam_conflicts") or 0),
         not row["warnings"],
         np.inf if accuracy is None else accuracy,
@@ -276,14 +296,14 @@ def page_row(
     """Return one image for the page: what is shown, what is sorted by, where its page lies."""
     home = args.results / row["image"]
     report = home / "report.html"
-    mark = "failed" if row["status"] == "failed" else "look" if row["warnings"] else "ok"
+    mark = "look" if row["status"] == "ok" and row["warnings"] else row["status"]
     cells = []
     for name in shown:
         value = row.get(name)
         text = score(value) if name in ACCURACY else wording.number(value)
         if name in ("group", "model", "reason"):
             text = value
-        if name == "reason" and row["status"] == "ok":
+        if name == "reason" and row["status"] != "failed":
             text = "; ".join(row["warnings"])
         kind = {"reason": "long", "group": "wrap", "model": "wrap"}.get(name, "n")
         cells.append({"text": text, "kind": kind, "sort": "" if value is None else str(value)})
@@ -327,7 +347,7 @@ def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
         known.discard("model")
     shown = [name for name in wanted if name in known]
     ordered = sorted(rows, key=severity)
-    n_failed = sum(row["status"] == "failed" for row in rows)
+    n_failed, n_incomplete = (sum(row["status"] == s for row in rows) for s in STATUS[:2])
     pictures = len(rows) <= MAX_THUMBNAILS
     entries = [
         page_row(row, order, args, shown=shown, picture=pictures)
@@ -338,8 +358,9 @@ def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
         "subtitle": subtitle(rows, args.table),
         "rows": entries,
         "n_failed": n_failed,
+        "n_incomplete": n_incomplete,
         "n_look": sum(entry["mark"] == "look" for entry in entries),
-        "cards": cards(rows, n_failed),
+        "cards": cards(rows, n_failed, n_incomplete),
         "groups": group_table(rows),
         "plan": plan_table(rows),
         "columns": [
@@ -360,14 +381,15 @@ def subtitle(rows: Sequence[dict], table: Path) -> str:
     return f"{images} of {table.name}{used}"
 
 
-def cards(rows: Sequence[dict], n_failed: int) -> list[dict[str, str]]:
+def cards(rows: Sequence[dict], n_failed: int, n_incomplete: int) -> list[dict[str, str]]:
     """Return the numbers of the whole run."""
     objects, conflicts, crossing = (
         wording.number(sum(row.get(name) or 0 for row in rows))
         for name in ("n_objects", "seam_conflicts", "n_crossing_seams")
     )
+    unfinished = f"{n_failed} failed" + (f", {n_incomplete} incomplete" if n_incomplete else "")
     shown = [
-        ("Images", wording.number(len(rows)), f"{n_failed} failed"),
+        ("Images", wording.number(len(rows)), unfinished),
         ("Objects", objects, ""),
         ("Seam conflicts", conflicts, f"{crossing} objects on seams"),
     ]
@@ -395,6 +417,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         partial.write_text(html, encoding="utf-8")
     n_failed = sum(row["status"] == "failed" for row in rows)
     log.info("%s: %d images, %d failed", args.output_csv, len(rows), n_failed)
+    for text in failed_tiles(rows, args.logs):
+        log.warning("%s", text)
     recorder.write(n_images=len(rows), n_failed=n_failed)
 
 

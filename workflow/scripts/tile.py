@@ -10,7 +10,6 @@ Example:
 """
 
 import argparse
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from iaunet import (
     normalize,
     omezarr,
     scale,
+    sealed,
     sizing,
 )
 from iaunet.errors import InputError, OptionError
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         keys = ("version", "channel", "limits", "range", "constant", "model", "source")
         omezarr.update_attrs(partial, {key: description[key] for key in keys})
     with cli.write_whole(args.tiles) as partial:
-        partial.write_text(json.dumps(description, indent=1) + "\n")
+        partial.write_text(sealed.dumps(description))
     for warning in warnings:
         log.warning("%s: %s", args.image, warning)
     low, high = description["limits"]

@@ -9,9 +9,10 @@ import hashlib
 import json
 import shlex
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
-from iaunet import cli
+from iaunet import checksums, cli
 from iaunet.errors import InputError
 
 FORMAT = "iaunet-model"
@@ -65,6 +66,18 @@ def read_meta(path: Path) -> dict:
     """
     meta, _ = _read_header(Path(path))
     return meta
+
+
+def check_tiled_for(path: Path, noted: Mapping[str, str] | None) -> None:
+    """Raise unless a model is the one that tile.py noted, if it did."""
+    if noted is None:
+        return
+    found, needed = checksums.sha256(path), noted.get("sha256")
+    if found != needed:
+        raise InputError(
+            f"{path}: another model than the image was tiled for (sha256 {found[:12]}, "
+            f"tiles.json says {str(needed)[:12]}); run tile.py again"
+        )
 
 
 def digest(weights: dict) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from iaunet import __version__, machine
+from iaunet import __version__, machine, sealed
 from iaunet.errors import InputError, OptionError
 
 log = logging.getLogger("iaunet")
@@ -202,7 +202,7 @@ class Recorder:
         """Write the record when the step was asked for one."""
         if self.path is not None:
             with write_whole(self.path) as partial:
-                partial.write_text(json.dumps(self.facts(**more), indent=1) + "\n")
+                partial.write_text(sealed.dumps(self.facts(**more)))
 
 
 def peak_memory_mb() -> float:

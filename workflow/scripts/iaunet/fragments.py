@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from iaunet import identity, joining, tables
 from iaunet.errors import InputError
@@ -22,7 +24,9 @@ class Joined:
     verdict: np.ndarray
 
 
-def joined(facts: Mapping, table: pd.DataFrame, paths: Sequence[Path], ndim: int) -> Joined | None:
+def joined(
+    facts: Mapping, table: pd.DataFrame, paths: Sequence[Path], ndim: int, *, whole: bool = True
+) -> Joined | None:
     """Return the joined fragments of an image; None where the settings do not join.
 
     Parameters
@@ -30,22 +34,26 @@ def joined(facts: Mapping, table: pd.DataFrame, paths: Sequence[Path], ndim: int
     facts : settings and weights that cluster.py noted
     table : instances of all batches, by gid
     paths : tables of contacts of all batches
+    whole : no tile failed; else contacts of fragments whose row is lost are left out
     """
     settings = facts.get("settings") or {}
     if not settings.get("join"):
         return None
     frames = [tables.read_parquet(path, joining.CONTACTS) for path in paths]
     contacts = joining.added([{n: f[n].to_numpy() for n in joining.CONTACTS} for f in frames])
-    known = table.drop_duplicates("gid")
-    gid = known["gid"].to_numpy(np.uint64)
+    rows = table.drop_duplicates("gid")
+    gid = rows["gid"].to_numpy(np.uint64)
     for name in ("one", "other"):
-        strange = contacts[name][~np.isin(contacts[name], gid)]
-        if len(strange):
+        known = np.isin(contacts[name], gid)
+        strange = contacts[name][~known]
+        if not whole:
+            contacts = {column: values[known] for column, values in contacts.items()}
+        elif len(strange):
             raise InputError(
                 f"the tables of contacts name object {strange[0]}, which no table of instances "
                 "has; the batches are of different runs, run cluster.py again"
             )
-    columns = {name: known[name].to_numpy() for name in known.columns}
+    columns = {name: rows[name].to_numpy() for name in rows.columns}
     found = joining.join(
         columns,
         contacts,
@@ -65,11 +73,27 @@ def object_of(gid: np.ndarray, joined: Joined) -> np.ndarray:
     return found
 
 
+def in_groups_with(gid: np.ndarray, joined: Joined) -> np.ndarray:
+    """Return these fragments and all whose joining may depend on them, ascending.
+
+    Joining goes along contacts that the weights would join.
+    """
+    likely = joined.verdict != joining.APART
+    one, other = (
+        np.searchsorted(joined.gid, joined.contacts[name][likely]) for name in ("one", "other")
+    )
+    count = len(joined.gid)
+    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(count, count))
+    group = connected_components(graph, directed=False)[1]
+    touched = np.isin(group, group[np.isin(joined.gid, gid)])
+    return np.union1d(gid, joined.gid[touched])
+
+
 def objects(found: pd.DataFrame, batches: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """Return one row per object from one per fragment (of `stitch.judge`), by gid.
 
-    Fragments of objects that are too small are left out. An object is agreed on when all its
-    fragments are.
+    Fragments of objects that are too small are left out. An object gets the worst verdict on its
+    fragments.
     """
     dropped = (found["label"] == 0) & (found["size"] > 0)
     found = found[~dropped]
@@ -95,8 +119,7 @@ def objects(found: pd.DataFrame, batches: Sequence[tuple[int, int]]) -> pd.DataF
         result.loc[row, "n_tiles"] = len(seen)
         batch = np.searchsorted(starts, seen, side="right") - 1
         result.loc[row, "n_batches"] = len(np.unique(batch))
-        flagged = [verdict for verdict in verdicts[start:end] if verdict != identity.AGREED]
-        result.loc[row, "verdict"] = flagged[0] if flagged else identity.AGREED
+        result.loc[row, "verdict"] = max(verdicts[start:end], key=identity.VERDICTS.index)
     return result.sort_values("gid", ignore_index=True)
 
 

@@ -12,9 +12,15 @@ import numpy as np
 from numba import njit
 
 AGREED = "agreed"
-CONFLICT = "conflict"
-ORPHAN = "orphan"
+NEAR = "near"
+CUT = "cut"
 EMPTY = "empty"
+ORPHAN = "orphan"
+CONFLICT = "conflict"
+VERDICTS = (AGREED, NEAR, CUT, EMPTY, ORPHAN, CONFLICT)
+"""The worst last."""
+OF_FAILED_TILES = (CUT, NEAR)
+"""No disagreement of tiles: what a tile that failed has cut, or may have changed."""
 
 SEEN_BITS = 12
 SEEN = 1 << SEEN_BITS

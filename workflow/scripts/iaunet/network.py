@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from iaunet import checksums, grid, normalize, omezarr, predict, scale, tiling
+from iaunet import checkpoint, grid, normalize, omezarr, predict, scale, tiling
 from iaunet.errors import InputError, OptionError
 
 
@@ -17,12 +17,7 @@ def check_model(path: Path, meta: dict, tiles: dict) -> None:
         raise InputError(
             f"{path}: the model is {meta['ndim']}D, the image is {len(tiles['shape'])}D"
         )
-    found, needed = checksums.sha256(path), tiles.get("model", {}).get("sha256")
-    if found != needed:
-        raise InputError(
-            f"{path}: another model than the image was tiled for (sha256 {found[:12]}, "
-            f"tiles.json says {str(needed)[:12]}); run tile.py again"
-        )
+    checkpoint.check_tiled_for(path, tiles.get("model", {}))
 
 
 def pick_device(wanted: str, backend: str = "auto") -> torch.device:

@@ -40,10 +40,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def read_tables(args: argparse.Namespace, tiles: Mapping) -> Tables:
     """Return the tables of all batches; raise when those of a batch are missing."""
     _check_batches(args, len(tiles["batches"]))
-    facts = outputs.Reader(args.labels, tiles).facts(0)
+    reader = outputs.Reader(args.labels, tiles)
     instances = read_instances(args.tables, tiles["axes"])
     sightings = read_sightings(args.sightings)
-    joined = fragments.joined(facts, instances, args.contacts, len(tiles["shape"]))
+    joined = fragments.joined(
+        reader.facts(0), instances, args.contacts, len(tiles["shape"]), whole=not reader.failed()
+    )
     return Tables(instances, sightings, joined)
 
 
@@ -92,6 +94,17 @@ def read_sightings(paths: Sequence[Path]) -> identity.Sightings:
         area=everything["area"].to_numpy(np.int64),
         checksum=everything["checksum"].to_numpy(np.uint64),
     )
+
+
+def read_boxes(
+    paths: Sequence[Path], axes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gids that were seen, ascending, and their first and last voxels per axis."""
+    low, high = ([f"{end}_{axis}" for axis in axes] for end in ("min", "max"))
+    every = pd.concat([tables.read_parquet(path, ("gid", *low, *high)) for path in paths])
+    groups = every.groupby("gid", sort=True)
+    first, last = groups[low].min(), groups[high].max()
+    return first.index.to_numpy(np.uint64), first.to_numpy(np.int64), last.to_numpy(np.int64)
 
 
 def numbers(gid: np.ndarray, joined: fragments.Joined | None) -> np.ndarray:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from iaunet.errors import InputError
 from iaunet.grid import Box, box_shape
@@ -47,6 +48,30 @@ class Meta:
     channel: str
     levels: tuple[tuple[int, ...], ...]
     attrs: dict[str, object]
+
+
+class Whole(LocalStore):
+    """A store of ours to read from: a chunk that is not there, or empty, is an error."""
+
+    async def get(self, key, prototype, byte_range=None):
+        """Return the bytes of a file of the store; chunks must have some."""
+        found = await super().get(key, prototype, byte_range)
+        if "/c/" in key and (found is None or not len(found)):
+            raise ValueError(f"no data in {key}")
+        return found
+
+
+class Stored(zarr.Array):
+    """An array of ours; reading what is damaged is an error that names it."""
+
+    def __getitem__(self, selection):
+        try:
+            return super().__getitem__(selection)
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise InputError(
+                f"{self.store_path.store.root}: array '{self.path}' is damaged ({error}); run the "
+                "step that writes the store again"
+            ) from error
 
 
 def create_image(
@@ -236,8 +261,10 @@ def read_meta(path: Path) -> Meta:
         scale = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
         has_unit = all("unit" in axis for axis in multiscale["axes"])
         axes = tuple(axis["name"] for axis in multiscale["axes"])
-    except (KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{path}: not an image store of tile.py or stitch.py") from error
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not an image store of tile.py or stitch.py, or damaged"
+        ) from error
     return Meta(
         axes=axes,
         shape=tuple(arrays[0].shape),
@@ -430,7 +457,7 @@ def _create_levels(
             dtype=dtype,
             chunks=inner,
             shards=shards,
-            compressors=codec,
+            compressors=[codec, Crc32cCodec()],  # a changed byte is an error, see `Stored`
             fill_value=0,
             dimension_names=list(axes),
         )
@@ -517,14 +544,15 @@ def _open_group(path: Path, mode: str) -> zarr.Group:
     if not (Path(path) / "zarr.json").is_file():
         raise InputError(f"{path}: no OME-Zarr store of tile.py or stitch.py there")
     try:
-        return zarr.open_group(str(path), mode=mode)
+        store = Whole(str(path), read_only=True) if mode == "r" else str(path)
+        return zarr.open_group(store, mode=mode)
     except (ValueError, KeyError, TypeError, zarr.errors.GroupNotFoundError) as error:
         raise InputError(f"{path}: damaged store ({error}); make it again") from error
 
 
 def _open_array(group: zarr.Group, path: Path, name: str) -> zarr.Array:
     try:
-        return group[name]
+        return Stored(group[name].async_array)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: has no array '{name}' ({error}); make the store again"

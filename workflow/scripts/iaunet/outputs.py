@@ -112,6 +112,14 @@ class Writer:
                 _raise_maxima(self._off, arrays["fg"], arrays["off"])
                 _raise_maxima(self._lsig, arrays["fg"], arrays["lsig"])
 
+    def write_empty(self, tile: grid.Tile) -> None:
+        """Write zeros for a tile that failed."""
+        empty = {}
+        for name, array in self._arrays.items():
+            shape = grid.box_shape(_cell_box(tile.core, self._strides[name]))
+            empty[name] = np.zeros((*array.shape[: array.ndim - len(shape)], *shape), array.dtype)
+        self.write(tile, empty)
+
     def close(self, **more: object) -> None:
         """Write which tiles are there, and the statistics; a store without them is not read."""
         self._group.update_attributes(
@@ -247,6 +255,11 @@ class Reader:
             raise InputError(f"{self._paths[batch]}: no array '{name}'; found {sorted(strides)}")
         return tuple(strides[name])
 
+    def failed(self) -> list[dict]:
+        """Return the tiles of all batches that failed, as their writers noted; see `quarantine`."""
+        everything = [self.facts(batch).get("failed_tiles", []) for batch in range(len(self._runs))]
+        return [one for some in everything for one in some]
+
     def has(self, name: str) -> bool:
         """Tell whether the stores have an array, as the first one says."""
         return name in self.facts(0)["strides"]
@@ -300,7 +313,7 @@ class Reader:
         path = self._paths[batch] / name
         try:
             return zarr.open_array(path, mode="r", zarr_format=3)
-        except (KeyError, OSError, ValueError) as error:
+        except (KeyError, OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{path}: not a readable array; run the step of batch {batch} again ({error!r})"
             ) from error

@@ -5,7 +5,10 @@ A block reads its halo and is always computed from the same window, by one threa
 tile asks for it: so tiling, number of jobs and number of threads cannot change one bit.
 """
 
+import contextlib
+import logging
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +16,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from iaunet import fixedpoint, grid
+from iaunet import fixedpoint, grid, quarantine
 from iaunet.net import IAUNet, Outputs, dependency_radius
+from iaunet.quarantine import Failed
+
+log = logging.getLogger("predict")
 
 CLIP = (-0.5, 2.0)
 """Scaled intensities are cut here before the network sees them."""
@@ -117,8 +123,49 @@ def cells_of(box: grid.Box, id_stride: Sequence[int]) -> grid.Box:
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether the device or this machine had too little memory for something."""
+    few = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return few or "DefaultCPUAllocator" in str(error)  # a plain RuntimeError
+
+
+class Room:
+    """How many blocks are on the device at a time; halved when memory runs out."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._inside = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[int]:
+        """Wait for a place and take it; yield the size at that time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._inside < self.size)
+            self._inside += 1
+            size = self.size
+        try:
+            yield size
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def halve(self, size: int) -> bool:
+        """Halve the size, unless another thread did since it was `size`; False: it was 1."""
+        with self._changed:
+            if size > 1 and self.size == size:
+                self.size = size // 2
+                log.warning("out of memory with %d blocks at a time; now %d", size, self.size)
+            return size > 1
+
+
 class Blocks:
     """The network's outputs of one image on the fixed grid of blocks.
+
+    When memory runs out, fewer blocks are computed at a time, which changes no bit; then the block
+    that does not fit is computed in halves, each with its whole halo, which may move an output by
+    the last step of fixed point. A block that fails twice is given up, see `quarantine`.
 
     Parameters
     ----------
@@ -156,10 +203,11 @@ class Blocks:
         self.padded = tuple(-(-n // s) * s for n, s in zip(shape, net.stride, strict=True))
         self.device = device_of(net)
         self.voxels_computed = 0
+        self.n_halved = 0
+        self.room = Room(threads)
 
-    def compute(self, index: int) -> dict[str, np.ndarray]:
-        """Return the outputs of one block, cut at the image."""
-        stride = self.net.id_stride
+    def compute(self, index: int) -> dict[str, np.ndarray] | Failed:
+        """Return the outputs of one block, cut at the image; or why there are none."""
         block = grid.tile(self.padded, self.block_px, index).core
         window = grid.grow(block, self.halo_px, self.padded)
         inside = tuple(
@@ -167,21 +215,77 @@ class Blocks:
         )
         image = np.zeros(grid.box_shape(window), np.float32)
         image[grid.shift(inside, grid.origin(window))] = self.read(inside)
-        x = laid_out(torch.from_numpy(image)[None, None].to(self.device))
-        with torch.inference_mode():
-            outputs = self.net(x)._asdict()
-            outputs = {name: value for name, value in outputs.items() if value is not None}
-            outputs = _cut(outputs, grid.shift(block, grid.origin(window)), stride)
-            fixed = quantised(Outputs(**outputs))
-        self.voxels_computed += image.size
+        inner = grid.shift(block, grid.origin(window))
+        fixed = quarantine.attempt(lambda: self._evaluated(image, inner), f"block {index}")
+        if isinstance(fixed, Failed):
+            return fixed
         kept = tuple(
             slice(0, min(side.stop, n) - side.start)
             for side, n in zip(block, self.shape, strict=True)
         )
-        return _cut(fixed, kept, stride)
+        return _cut(fixed, kept, self.net.id_stride)
 
-    def of_cores(self, cores: Sequence[grid.Box]) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the outputs of every core in turn; a block is computed once, and a few ahead."""
+    def _evaluated(self, image: np.ndarray, inner: grid.Box) -> dict[str, np.ndarray]:
+        """Return the outputs of the inner box of a window; in halves when memory runs out."""
+        while True:
+            with self.room.place() as size:
+                try:
+                    return self._run(image, inner)
+                except Exception as error:  # all its tensors must be gone before the next try
+                    if not is_out_of_memory(error):
+                        raise
+                    reason = str(error)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if not self.room.halve(size):
+                break
+        halves = self._halves(inner)
+        shape = grid.box_shape(inner)
+        if halves is None:
+            raise torch.OutOfMemoryError(f"no memory for {shape} px and halo: {reason}")
+        axis, boxes = halves
+        log.warning("out of memory with one block of %s px; going on with its halves", shape)
+        self.n_halved += 1
+        parts = []
+        for half in boxes:
+            window = grid.grow(half, self.halo_px, image.shape)
+            half_in_window = grid.shift(half, grid.origin(window))
+            parts.append(self._evaluated(image[window], half_in_window))
+        last = axis - len(inner)
+        return {name: np.concatenate([p[name] for p in parts], axis=last) for name in parts[0]}
+
+    def _run(self, image: np.ndarray, inner: grid.Box) -> dict[str, np.ndarray]:
+        """Return what the network says of the inner box of a window."""
+        x = laid_out(torch.from_numpy(image)[None, None].to(self.device))
+        self.voxels_computed += image.size
+        with torch.inference_mode():
+            outputs = self.net(x)._asdict()
+            outputs = {name: value for name, value in outputs.items() if value is not None}
+            outputs = _cut(outputs, inner, self.net.id_stride)
+            undefined = torch.stack([value.isnan().any() for value in outputs.values()]).tolist()
+            if any(undefined):
+                names = [name for name, bad in zip(outputs, undefined, strict=True) if bad]
+                raise FloatingPointError(f"the network's output is NaN ({', '.join(names)})")
+            return quantised(Outputs(**outputs))
+
+    def _halves(self, inner: grid.Box) -> tuple[int, tuple[grid.Box, grid.Box]] | None:
+        """Return the halves of a box along its longest axis; None where halos outweigh them."""
+        lengths = grid.box_shape(inner)
+        axis = max(range(len(lengths)), key=lengths.__getitem__)
+        stride, side = self.net.stride[axis], inner[axis]
+        half = -(-lengths[axis] // 2 // stride) * stride
+        if half >= lengths[axis] or lengths[axis] <= self.halo_px[axis] // 2:
+            return None
+        middle = side.start + half
+        sides = (slice(side.start, middle), slice(middle, side.stop))
+        one, other = ((*inner[:axis], part, *inner[axis + 1 :]) for part in sides)
+        return axis, (one, other)
+
+    def of_cores(self, cores: Sequence[grid.Box]) -> Iterator[dict[str, np.ndarray] | Failed]:
+        """Yield the outputs of every core in turn; a block is computed once, and a few ahead.
+
+        A core that needs a block which failed has failed.
+        """
         needed = [grid.tiles_meeting(self.padded, self.block_px, core) for core in cores]
         first: dict[int, int] = {}  # the number of the core that needs a block first; and last
         last: dict[int, int] = {}
@@ -204,7 +308,12 @@ class Blocks:
                     if last[index] == number:
                         del done[index]
 
-    def _assemble(self, core: grid.Box, blocks: dict[int, dict]) -> dict[str, np.ndarray]:
+    def _assemble(
+        self, core: grid.Box, blocks: dict[int, dict | Failed]
+    ) -> dict[str, np.ndarray] | Failed:
+        failed = [found for found in blocks.values() if isinstance(found, Failed)]
+        if failed:
+            return failed[0]
         cells = cells_of(core, self.net.id_stride)
         out: dict[str, np.ndarray] = {}
         for index, fixed in blocks.items():

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
+from iaunet import checksums
 from iaunet.errors import InputError
 
 Table = pd.DataFrame
@@ -195,17 +196,28 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
 
 
+def check_sha256(path: Path, noted: str | None) -> None:
+    """Raise when a table is not the one whose checksum a step noted, if it did."""
+    if noted is not None and checksums.sha256(path) != noted:
+        raise InputError(
+            f"{path}: damaged or edited: its SHA-256 is not the noted {noted[:12]}...; run the "
+            "step that writes it again"
+        )
+
+
 def write_parquet(frame: pd.DataFrame | Mapping[str, np.ndarray], path: Path) -> None:
     """Write a table, or columns, as Parquet; the same table gives the same bytes."""
     table = pa.Table.from_pandas(pd.DataFrame(frame), preserve_index=False)
     table = table.replace_schema_metadata(None)
-    pyarrow.parquet.write_table(table, path, compression="zstd", version="2.6")
+    pyarrow.parquet.write_table(
+        table, path, compression="zstd", version="2.6", write_page_checksum=True
+    )
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return a Parquet file, or only some of its columns."""
     try:
-        table = pyarrow.parquet.ParquetFile(path)
+        table = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
         absent = [name for name in columns or () if name not in table.schema_arrow.names]
         if absent:
             raise InputError(f"{path}: no column '{absent[0]}'; was it written by another version?")

@@ -1,9 +1,9 @@
 """Read the tiles.json that tile.py writes: how an image is cut, scaled and segmented."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from iaunet import sealed
 from iaunet.errors import InputError, OptionError
 
 SIZES = ("shape", "axes", "core", "halo", "grid_shape")
@@ -25,7 +25,7 @@ def read(path: Path, needs: Sequence[str] = (), batch: int | None = None) -> dic
         No such file, not a tiling, or no such batch.
     """
     try:
-        tiles = json.loads(path.read_text(encoding="utf-8"))
+        tiles = sealed.loads(path.read_text(encoding="utf-8"), path)
         facts = {name: tiles[name] for name in ("shape", *needs)}
         facts |= {name: tiles[name] for name in ("grid_shape",) if name in tiles}
         tiles |= {name: tuple(facts[name]) for name in SIZES if name in facts}

@@ -6,6 +6,8 @@ import numpy as np
 
 from iaunet import clustering, grid, predict
 from iaunet.bounds import Bounds
+from iaunet.errors import InputError
+from iaunet.quarantine import Failed
 from iaunet.settings import Settings
 
 WINDOW_PX = {2: (256, 256), 3: (16, 96, 96)}
@@ -59,6 +61,8 @@ def differing_voxels(
         for side, step, n in sides
     )
     (outputs,) = blocks.of_cores([wide])
+    if isinstance(outputs, Failed):
+        raise InputError(f"--verify: the network failed twice on {wide} ({outputs.cause})")
     first_cell = [side.start // step for side, step in zip(wide, stride, strict=True)]
 
     def read(name: str, here: grid.Box) -> np.ndarray:

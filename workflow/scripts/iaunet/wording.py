@@ -10,6 +10,7 @@ NAMES = {
     "n_objects": "objects",
     "n_tiles": "tiles",
     "n_batches": "batches",
+    "n_failed_tiles": "tiles that failed",
     "shape": "shape, px",
     "pixel_um": "pixel size, µm",
     "density_per_mm2": "density per mm²",
@@ -199,7 +200,7 @@ def numbers(metrics: dict) -> list[tuple[str, str]]:
     return [
         (NAMES.get(key, key.replace("_", " ")), number(value, 4))
         for key, value in metrics.items()
-        if key not in ("warnings", "ap", "image", "model", "classes")
+        if key not in ("warnings", "ap", "image", "model", "classes", "failed_tiles")
         and not isinstance(value, dict)
     ]
 
