@@ -71,6 +71,7 @@ LAYERS = {
         "net",
         "network",
         "objective",
+        "objectsize",
         "patches",
         "predict",
         "probing",
@@ -105,6 +106,7 @@ ALSO = {
     "checkpoint": {"cli"},  # whole files
     "training": {"cli"},
     "patches": {"splitting"},
+    "objectsize": {"clustering", "scale", "settings", "sizing"},
     "fragments": {"identity", "joining"},
     "network": {"omezarr", "scale", "tiling"},
     "numbering": {"fragments", "identity", "joining", "outputs"},
@@ -115,7 +117,7 @@ ALSO = {
     "labelfiles": {"classes", "metrics"},  # counts overlaps block by block
 }
 OWNERS = {
-    "torch": {*LAYERS["torch"], "ablation_score", "export", "infer", "sticks", "train"},
+    "torch": {*LAYERS["torch"], "ablation_score", "export", "infer", "preview", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
     "zarr": {"ngff", "omezarr", "outputs"},

@@ -22,14 +22,12 @@ from iaunet import (
     checkpoint,
     checksums,
     cli,
-    clustering,
     grid,
     images,
     normalize,
+    objectsize,
     omezarr,
-    scale,
     sealed,
-    sizing,
 )
 from iaunet.errors import InputError, OptionError
 
@@ -83,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         limits = write_store(partial, image, args.name, pixel_um, args.percentiles)
         warnings += [*limit_warnings(limits, args.percentiles), *image.warnings]
         warnings += model_warnings(meta, args.percentiles)
-        resampling = choose_grid(args, meta, partial, limits, pixel_um)
+        stored = omezarr.open_level(partial)
+        resampling = objectsize.choose_grid(stored, args.diameter_px, args.model, limits, pixel_um)
         tiling = tile_geometry(args, meta, core, halo, resampling["grid_shape"])
         description = {
             "version": __version__,
@@ -119,63 +118,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         grid_shape=to,
         output_bytes=checksums.n_bytes(args.output),
     )
-
-
-def choose_grid(
-    args: argparse.Namespace,
-    meta: dict,
-    store: Path,
-    limits: normalize.Limits,
-    pixel_um: Sequence[float] | None,
-) -> dict[str, object]:
-    """Return the grid on which the objects of the image have a size that the model knows.
-
-    The part of tiles.json on it: grid_shape, diameter_px (of the objects, per axis, or None) and
-    diameter_from (what it rests on).
-    """
-    image = omezarr.open_level(store)
-    diameter, source, factors = None, "not asked", (1.0,) * image.ndim
-    trained_um, sizes = meta.get("pixel_um"), meta.get("diameter_px")
-    if args.diameter_px == "native":
-        source = "option native"
-    elif args.diameter_px != "auto":
-        spacing = pixel_um or (1.0,) * image.ndim
-        diameter = [float(args.diameter_px) * spacing[-1] / step for step in spacing]
-        source = "table or config"
-    elif trained_um and pixel_um:
-        factors = scale.spacing_factors(pixel_um, trained_um)
-        source = "pixel size"
-    elif sizes and not limits.constant:
-        diameter, agreements = estimated_diameter(args.model, image, limits, pixel_um)
-        source = "network" if diameter else "network, in vain"
-        log.info("%s: diameter %s px, agreement of zooms %s", args.image, diameter, agreements)
-    if diameter and sizes:
-        factors = scale.factors(diameter, sizes["smallest"], sizes["largest"])
-    return {
-        "grid_shape": scale.grid_shape(image.shape, factors),
-        "diameter_px": diameter and [round(value, 2) for value in diameter],
-        "diameter_from": source,
-    }
-
-
-def estimated_diameter(
-    model: Path, image, limits: normalize.Limits, pixel_um: Sequence[float] | None
-) -> tuple[list[float] | None, dict[str, float]]:
-    """Return the median diameter of the objects per axis, found with the network; see `sizing`."""
-    from iaunet import predict  # with torch, which takes seconds and is not always needed
-
-    net, meta = checkpoint.load(model)
-    # Fragments of long objects count as they are: their widths tell the scale as well.
-    settings = clustering.Settings.from_dict({**meta["clustering"], "join": 0.0}, image.ndim)
-
-    def segment(window: np.ndarray) -> np.ndarray:
-        named = clustering.label_array(predict.whole(net, window), settings, net.id_stride)
-        return np.unique(named, return_inverse=True)[1].reshape(named.shape)
-
-    clip = meta["normalize"].get("clip", predict.CLIP)
-    read = normalize.reader(image, limits.low, limits.high, clip)
-    spacing = pixel_um or (1.0,) * image.ndim
-    return sizing.estimate(segment, read, image.shape, spacing)
 
 
 def tile_geometry(
