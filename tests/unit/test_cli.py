@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 
@@ -83,6 +84,7 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
         (MemoryError(), "error: not enough memory"),
         (OSError(28, "No space left on device"), "error: No space left on device"),
         (OSError(13, "Permission denied", "a.txt"), "error: a.txt: Permission denied"),
+        (shutil.Error([("a", "b", "[Errno 28] No space")]), "error: b: [Errno 28] No space"),
     ],
 )
 def test_what_the_machine_lacks_is_one_line(capsys, raised, says):

@@ -247,6 +247,10 @@ def run(main: Callable[[], None]) -> None:
         message = " ".join(str(error).split())
         sys.stderr.write(f"error: {message}\n")
         sys.exit(2 if isinstance(error, OptionError) else 1)
+    except shutil.Error as error:  # of copying a folder: what went wrong with each file
+        _, target, reason = error.args[0][0]
+        sys.stderr.write(f"error: {target}: {reason}\n")
+        sys.exit(1)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
