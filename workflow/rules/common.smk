@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -416,6 +417,22 @@ def run_results(wildcards):
 def export_format(wildcards):
     """Return the format of a file for another program."""
     return {suffix: name for name, suffix in EXPORTS.items()}[wildcards.suffix]
+
+
+def kept_until_complete(wildcards):
+    """Return what comes between the steps of an image, while it has not all of its tiles.
+
+    As inputs of its last job they stay as long as that fails; and the records, so that a batch
+    without one is redone. Later nothing needs them.
+    """
+    steps = f"results/{wildcards.image}/steps"
+    if Path(f"{steps}/complete.json").exists():
+        return []
+    ends = ("zarr", "parquet", "sightings.parquet", "contacts.parquet")
+    files = ["outputs/{batch}.zarr", *(f"labels/{{batch}}.{end}" for end in ends)]
+    files += ["records/infer-{batch}.json", "records/cluster-{batch}.json"]
+    found = [per_batch(f"results/{{image}}/steps/{file}")(wildcards) for file in files]
+    return [f"{steps}/image.zarr", *itertools.chain.from_iterable(found)]
 
 
 def per_image(pattern):

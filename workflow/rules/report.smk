@@ -42,8 +42,7 @@ rule measure:
         " 2> {log}"
 
 
-# The last step of an image. What comes between the steps is its input, so that it stays until no
-# tile is left out; and the records, so that a batch without one is redone.
+# The last step of an image: it fails while tiles are left out, so that they are redone.
 rule report:
     input:
         script=step("report.py"),
@@ -54,14 +53,7 @@ rule report:
         provenance="results/{image}/provenance.json",
         seams="results/{image}/seams.csv",
         reference=reference_path,
-        image="results/{image}/steps/image.zarr",
-        outputs=per_batch("results/{image}/steps/outputs/{batch}.zarr"),
-        labels=per_batch("results/{image}/steps/labels/{batch}.zarr"),
-        tables=per_batch("results/{image}/steps/labels/{batch}.parquet"),
-        sightings=per_batch("results/{image}/steps/labels/{batch}.sightings.parquet"),
-        contacts=per_batch("results/{image}/steps/labels/{batch}.contacts.parquet"),
-        inferred=per_batch("results/{image}/steps/records/infer-{batch}.json"),
-        clustered=per_batch("results/{image}/steps/records/cluster-{batch}.json"),
+        kept=kept_until_complete,
     output:
         page=report(
             "results/{image}/report.html",

@@ -308,8 +308,9 @@ def content(args: argparse.Namespace) -> dict:
     """Return everything that the page shows."""
     tiles = tiling.read(args.tiles, ("core", "limits", "n_tiles"))
     metrics, provenance = (read_json(path) for path in (args.metrics, args.provenance))
-    for step in provenance.get("steps") or []:
-        tables.check_sha256(args.seams, step.get("seams_sha256"))
+    noted = provenance.get("outputs") or {}
+    for path in (args.objects, args.seams):
+        tables.check_sha256(path, (noted.get(path.name) or {}).get("sha256"))
     sample = open_sample(args, tiles)
     n_objects = len(sample.objects)
     seams = tables.read_csv(
