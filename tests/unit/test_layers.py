@@ -77,7 +77,7 @@ LAYERS = {
         "scenes",
         "schema",
     }
-    | {"tables", "tiff", "tiling", "trainingset"},
+    | {"tables", "tiff", "tiling", "trainingset", "unpacking"},
     "reports": {"ablation", "figures", "gallery", "modelcard", "page", "regions", "views"},
     "command line": {"cli"},
 }
@@ -95,7 +95,7 @@ OWNERS = {
     "torch": {*LAYERS["torch"], "ablation_score", "infer", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
-    "zarr": {"ngff", "omezarr", "outputs"},
+    "zarr": {"ngff", "omezarr", "outputs", "unpacking"},
     "pandas": {"fragments", "numbering", "tables", "summarize", "report", "stitch", "gallery"},
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},

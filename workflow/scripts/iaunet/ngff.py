@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from iaunet import unpacking
 from iaunet.errors import InputError
 from iaunet.grid import Box
 from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
@@ -164,6 +165,18 @@ class _Chunks:
         self.grid = tuple(array.shards or array.chunks)
         if min(self.grid, default=1) < 1 or min(array.shape, default=0) < 0:
             raise InputError(f"{folder}: damaged Zarr: chunks of {self.grid}, shape {array.shape}")
+        unknown = unpacking.unbounded(array.metadata)
+        if unknown:
+            raise InputError(
+                f"{folder}: chunks are packed with {', '.join(unknown)}, which is not read; write "
+                "the store with blosc, zstd or gzip"
+            )
+        n_bytes = math.prod(array.chunks) * array.dtype.itemsize
+        if n_bytes > unpacking.LARGEST_CHUNK:
+            raise InputError(
+                f"{folder}: chunks of {array.chunks} have {n_bytes:,} bytes; at most "
+                f"{unpacking.LARGEST_CHUNK:,} are read, write the store with smaller ones"
+            )
         self.absent: set[tuple[int, ...]] = set()
         self.warnings: list[str] = []
 
