@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hostile
+import originals
 from hypothesis import strategies as st
 from originals import REPOSITORY, Files
 
@@ -50,20 +51,22 @@ def drive_config() -> None:
         found = load_configfile("config.yaml")
     except (WorkflowError, ValueError, RecursionError, TypeError) as error:
         raise InputError(f"Snakemake: {type(error).__name__}") from None
-    Path("config.json").write_text(checked_text({**check_config_default(), **found}))
+    config = {**originals.config(), **found}
+    of_workflow("check_size")(config)
+    numbers = of_workflow("with_numbers")
+    for section in ("tiling", "normalize", "clustering", "stitching", "diameter_px"):
+        config[section] = numbers(config[section])
+    Path("config.json").write_text(json.dumps(config, sort_keys=True, default=str))
     check_run(Path("config.json"))
 
 
-def check_config_default() -> dict:
-    """Return the config that the file of a run is laid over."""
-    import originals
-
-    return originals.config()
-
-
-def checked_text(config: dict) -> str:
-    """Return a config as `common.smk` hands it to check.py."""
-    return json.dumps(config, sort_keys=True, default=str)
+def of_workflow(name: str) -> Callable:
+    """Return a function of `common.smk`, which is no Python that could be imported."""
+    text = (REPOSITORY / "workflow/rules/common.smk").read_text(encoding="utf-8")
+    found = re.search(rf"^def {name}\(.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)[0]
+    names: dict = {"WorkflowError": InputError}
+    exec(found, names)
+    return names[name]
 
 
 def drive_image() -> None:

@@ -1,7 +1,7 @@
 r"""Hostile files against every way in: 10,000 cases and what they came to.
 
-Cases are drawn by Hypothesis; each is driven in a process of its own (see `law.py`). A defect is
-made as small as can be, kept, and not looked for again. Exit status 1: there were defects.
+Cases are drawn by Hypothesis; each is driven in a process of its own (see `law.py`). Of each
+defect the smallest case that was met is kept. Exit status 1: there were defects.
 
 Example
 -------
@@ -34,15 +34,6 @@ from iaunet.errors import InputError, OptionError
 log = logging.getLogger("fuzz")
 
 
-COSTLY = ("timeout", "memory")
-"""What is kept as it was met: to make it smaller would take as long again, many times."""
-SHRINK_SECONDS = 60
-
-
-class Defect(Exception):  # noqa: N818
-    """A case that breaks the law; raised so that Hypothesis makes it smaller."""
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = cli.base_parser(__doc__)
@@ -70,7 +61,7 @@ class Hunt:
         self.folder = work / name.replace(" ", "-").replace(",", "")
         self.limits = limits
         self.kinds: Counter[str] = Counter()
-        self.defects: dict[str, Verdict] = {}
+        self.defects: dict[str, tuple[int, int]] = {}  # number, bytes of the smallest case
         self.peak_mb = self.longest = 0.0
         self.n_cases = 0
 
@@ -80,57 +71,26 @@ class Hunt:
         (self.folder / law.BESIDE / "secret.tif").write_bytes(originals.tiffs()["stack"])
         (self.folder / "model.safetensors").write_bytes(originals.model())
         worker = law.Worker(self.target.drive, self.folder, self.limits)
-        try:
-            while self.n_cases < cases:
-                wanted = self._wanted(cases - self.n_cases, seed + self.n_cases, worker)
-                try:
-                    wanted()
-                except Defect as found:
-                    self._note(*found.args)
-        finally:
-            worker.stop()
-
-    def _wanted(self, cases: int, seed: int, worker: law.Worker):
-        """Return a function that drives cases until a defect is met that is not yet known."""
-        hunted: list[str] = []
-        until: list[float] = []
 
         @hypothesis.seed(seed)
         @hypothesis.settings(
             max_examples=cases,
             database=None,
             deadline=None,
-            phases=[Phase.generate, Phase.shrink],
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False,
-            print_blob=False,
         )
         @hypothesis.given(files=self.target.cases())
         def drive(files: originals.Files) -> None:
             verdict = worker.judge(files)
-            if not hunted:
-                self._count(verdict)
-            place = f"{verdict.kind}: {verdict.place}"
-            if verdict.kind not in law.DEFECTS or place in self.defects:
-                return
-            if verdict.kind in COSTLY:
-                self._found(files, place, verdict)
-            elif not hunted or (place == hunted[0] and time.monotonic() < until[0]):
-                hunted[:] = hunted or [place]
-                until[:] = until or [time.monotonic() + SHRINK_SECONDS]
-                self._keep(files, place, verdict)
-                raise Defect(place, verdict)
+            self._count(verdict)
+            if verdict.kind in law.DEFECTS:
+                self._keep(files, verdict)
 
-        return drive
-
-    def _found(self, files: originals.Files, place: str, verdict: Verdict) -> None:
-        """Keep a defect as it is."""
-        self._keep(files, place, verdict)
-        self._note(place, verdict)
-
-    def _note(self, place: str, verdict: Verdict) -> None:
-        self.defects[place] = verdict
-        log.warning("%s: %s\n%s", self.name, place, verdict.text)
+        try:
+            drive()
+        finally:
+            worker.stop()
 
     def _count(self, verdict: Verdict) -> None:
         self.n_cases += 1
@@ -140,13 +100,20 @@ class Hunt:
         if self.n_cases % 500 == 0:
             log.info("%s: %d cases: %s", self.name, self.n_cases, dict(self.kinds))
 
-    def _keep(self, files: originals.Files, place: str, verdict: Verdict) -> None:
-        """Write the smallest case of a defect that is known."""
-        number = len(self.defects)
+    def _keep(self, files: originals.Files, verdict: Verdict) -> None:
+        """Keep the smallest case that was met of a defect."""
+        place = f"{verdict.kind}: {verdict.place}"
+        size = sum(map(len, files.values()))
+        number, smallest = self.defects.setdefault(place, (len(self.defects), size + 1))
+        if size >= smallest:
+            return
+        self.defects[place] = (number, size)
         kept = self.folder / f"defect-{number}"
         shutil.rmtree(kept, ignore_errors=True)
         law.write(files, kept)
-        (kept / "verdict.txt").write_text(f"{place}\n{verdict.text}\n", "utf-8", "replace")
+        text = f"{place}\n{verdict.text}\n"
+        (kept / "verdict.txt").write_text(text, "utf-8", "replace")
+        log.warning("%s: %s", self.name, text)
 
 
 def table(hunts: Sequence[Hunt]) -> str:

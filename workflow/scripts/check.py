@@ -361,7 +361,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = sys.stdin.read() if str(args.config) == "-" else args.config.read_text(encoding="utf-8")
     try:
         config = json.loads(text, parse_constant=str)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{args.config}: not JSON: {error}") from None
     if not isinstance(config, dict):
         raise InputError(f"{args.config}: needs a mapping of keys to values")

@@ -69,7 +69,7 @@ def read_metrics(path: Path) -> dict | None:
     """Return the metrics of an image, or None when it has none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -93,7 +93,7 @@ def failures(path: Path | None) -> dict[str, str]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); needs {{image: reason}}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: found a {type(found).__name__}, needs {{image: reason}}")
@@ -145,6 +145,8 @@ def frame(rows: Sequence[dict]) -> pd.DataFrame:
     scored = any(row.get(name) is not None for row in rows for name in ACCURACY)
     columns = [*COLUMNS, *(ACCURACY if scored else ()), "reason"]
     found = pd.DataFrame({name: [_plain(row.get(name)) for row in rows] for name in columns})
+    for name in ("group", "model", "reason"):
+        found[name] = found[name].map(tables.no_formula)
     for name in COUNTS.intersection(columns):
         found[name] = pd.array(found[name].to_numpy(object), dtype="Int64")
     return found

@@ -102,7 +102,7 @@ def _read_header(path: Path) -> tuple[dict, dict]:
         strings = header.pop("__metadata__", {})
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         text = strings.get("iaunet")
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a model file; needs safetensors") from error
     if text is None:
         raise InputError(f"{path}: safetensors of another program; needs a model of train.py")
@@ -125,7 +125,7 @@ def _not_adopted(path: Path) -> InputError:
 def _checked(path: Path, text: str) -> dict:
     try:
         meta = json.loads(text)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: the model's metadata are not JSON") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise InputError(f"{path}: safetensors of another program; needs a model of train.py")

@@ -31,6 +31,7 @@ IMAGES = (
     "reference",
     "group",
 )
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 REQUIRED_OF_IMAGES = ("image", "path")
 
 
@@ -156,6 +157,19 @@ def _typed(values: list[str], dtype: str) -> pd.Series:
     if np.dtype(dtype).kind == "f":
         return pd.Series([float(value) if value else np.nan for value in values], dtype=dtype)
     return pd.Series(np.array([int(value) for value in values], dtype=dtype))
+
+
+def no_formula(text: str) -> str:
+    """Return a text of a stranger that no spreadsheet takes for a formula.
+
+    As OWASP advises, an apostrophe stands before what begins with =, +, -, @ or a tab.
+
+    Examples
+    --------
+    >>> no_formula("=1+1"), no_formula("drug 5 uM")
+    ("'=1+1", 'drug 5 uM')
+    """
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
