@@ -52,7 +52,7 @@ def drive_config() -> None:
     except (WorkflowError, ValueError, RecursionError, TypeError) as error:
         raise InputError(f"Snakemake: {type(error).__name__}") from None
     config = {**originals.config(), **found}
-    of_workflow("check_size")(config)
+    of_workflow("check_tree")(config)
     numbers = of_workflow("with_numbers")
     for section in ("tiling", "normalize", "clustering", "stitching", "diameter_px"):
         config[section] = numbers(config[section])
@@ -120,8 +120,8 @@ def drive_store() -> None:
         labelfiles.read(labelfiles.open_labels(store))
     meta = omezarr.read_meta(store)
     for level in range(len(meta.levels)):
-        omezarr.open_level(store, level)[...]
-        omezarr.open_labels(store, level=level)[...]
+        omezarr.open_level(store, level)
+        omezarr.open_labels(store, level=level)
     labelfiles.classes(store)
 
 
@@ -183,6 +183,12 @@ def drive_pages() -> None:
         check_page(Path("s.html"), n_scripts=1)
         check_cells(Path("s.csv"))
     home = Path("results/a")
+    metrics = (home / "metrics.json").read_bytes()
+    drawn = summarize.read_metrics(home / "metrics.json")
+    whole = json.loads(originals.finished_run()["results/a/metrics.json"])
+    sound = drawn is not None and set(drawn) == set(whole) and summarize.is_sound(drawn)
+    if zlib.crc32(metrics) % 8 or not sound:
+        return  # a page of an image takes seconds, and is made from files of ours
     files = {"objects": "objects.parquet", "seams": "seams.csv", "store": "a.ome.zarr"}
     files |= {name: f"{name}.json" for name in ("metrics", "provenance", "tiles")}
     options = [word for name, file in files.items() for word in (f"--{name}", str(home / file))]
@@ -235,28 +241,59 @@ def check_cells(path: Path) -> None:
                     assert re.fullmatch(r"-?[0-9.]+(e[-+]?[0-9]+)?", cell), f"formula {cell!r:.80}"
 
 
+def run_of(config: str) -> Files:
+    """Return a run of one image."""
+    text = json.dumps(originals.config()).encode()
+    return {**originals.run_folder(), "images.csv": b"image,path\na,a.tif\n", config: text}
+
+
+def image(name: str) -> Files:
+    """Return an image."""
+    return {name: originals.tiffs()["plain"]}
+
+
+def tiles_of() -> Files:
+    """Return tiles and their places."""
+    return {**originals.tiles(), "positions.csv": originals.POSITIONS.encode()}
+
+
+def pair_of() -> Files:
+    """Return a table of one pair."""
+    table = b"image,predicted,reference\na,p.tif,r.tif\n"
+    return {"p.tif": originals.labels(), "r.tif": originals.labels(), "pairs.csv": table}
+
+
+def pages_of() -> Files:
+    """Return the results of a run."""
+    table = b"image,path\na,a.tif\n"
+    return {**originals.finished_run(), "images.csv": table, "reasons.json": b"{}"}
+
+
 @dataclass(frozen=True)
 class Target:
-    """One way in: what is drawn, how it is driven, its share of all cases."""
+    """One way in: what is drawn, how it is driven, its share of all cases, and a harmless case."""
 
     cases: Callable[[], st.SearchStrategy[Files]]
     drive: Callable[[], None]
     share: int
+    harmless: Callable[[], Files]
 
 
 TARGETS = {
-    "table of images": Target(hostile.tables, drive_table, 10),
-    "config": Target(hostile.configs, drive_config, 10),
-    "TIFF": Target(hostile.tiffs, drive_image, 20),
-    "OME-XML": Target(hostile.omes, drive_image, 10),
-    "PNG": Target(hostile.pngs, drive_image, 8),
-    "Zarr": Target(hostile.zarrs, drive_image, 15),
-    "store of ours": Target(hostile.stores, drive_store, 5),
-    "model": Target(hostile.models, drive_model, 8),
-    "package, TorchScript": Target(hostile.packages, drive_package, 6),
-    "tile positions": Target(hostile.positions, drive_positions, 5),
-    "labels, pairs": Target(hostile.pairs, drive_pairs, 5),
-    "pages": Target(hostile.pages, drive_pages, 4),
+    "table of images": Target(hostile.tables, drive_table, 10, lambda: run_of("config.json")),
+    "config": Target(hostile.configs, drive_config, 10, lambda: run_of("config.yaml")),
+    "TIFF": Target(hostile.tiffs, drive_image, 20, lambda: image("a.tif")),
+    "OME-XML": Target(hostile.omes, drive_image, 10, lambda: image("a.tif")),
+    "PNG": Target(hostile.pngs, drive_image, 8, lambda: image("a.tif")),
+    "Zarr": Target(hostile.zarrs, drive_image, 15, lambda: image("a.tif")),
+    "store of ours": Target(hostile.stores, drive_store, 5, originals.finished_run),
+    "model": Target(hostile.models, drive_model, 8, lambda: {"m.safetensors": originals.model()}),
+    "package, TorchScript": Target(
+        hostile.packages, drive_package, 6, lambda: {"a.pt": originals.scripted()}
+    ),
+    "tile positions": Target(hostile.positions, drive_positions, 5, tiles_of),
+    "labels, pairs": Target(hostile.pairs, drive_pairs, 5, pair_of),
+    "pages": Target(hostile.pages, drive_pages, 4, pages_of),
 }
 
 

@@ -70,7 +70,9 @@ class Hunt:
         (self.folder / law.BESIDE).mkdir(parents=True, exist_ok=True)
         (self.folder / law.BESIDE / "secret.tif").write_bytes(originals.tiffs()["stack"])
         (self.folder / "model.safetensors").write_bytes(originals.model())
-        worker = law.Worker(self.target.drive, self.folder, self.limits)
+        worker = law.Worker(
+            self.target.drive, self.folder, self.limits, self.target.harmless()
+        )
 
         @hypothesis.seed(seed)
         @hypothesis.settings(

@@ -8,6 +8,7 @@ writes outside its folder nor reads what lies beside it.
 import contextlib
 import gc
 import json
+import logging
 import os
 import resource
 import select
@@ -31,7 +32,7 @@ BESIDE = "beside"
 """Name of the folder next to that of the case, of which nothing may be read."""
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
+FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "socket.connect")
 FORBIDDEN += ("pickle.find_class", "socket.getaddrinfo", "webbrowser.", "ctypes.dlopen")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod")
 CHANGES += ("os.truncate", "os.utime", "shutil.rmtree", "shutil.copyfile", "os.chown")
@@ -62,8 +63,11 @@ class Verdict:
 class Worker:
     """A forked process that is driven case by case; it is replaced when it died or was killed."""
 
-    def __init__(self, drive: Drive, folder: Path, limits: Limits) -> None:
+    def __init__(
+        self, drive: Drive, folder: Path, limits: Limits, harmless: Mapping[str, bytes]
+    ) -> None:
         self.drive = drive
+        self.harmless = harmless
         self.inside = folder / "case"
         self.limits = limits
         self.child = 0
@@ -73,8 +77,8 @@ class Worker:
         """Return the verdict on a folder with these files; the folder is removed."""
         if self.n_cases == CASES_PER_PROCESS:
             self.stop()
-        write(files, self.inside)
         self._start()
+        write(files, self.inside)
         began = time.monotonic()
         try:
             os.write(self.ask, b"\n")
@@ -108,6 +112,7 @@ class Worker:
     def _start(self) -> None:
         if self.child:
             return
+        write(self.harmless, self.inside)
         asked, self.ask = os.pipe()
         self.answer, answer = os.pipe()
         self.child = os.fork()
@@ -118,14 +123,18 @@ class Worker:
                 os._exit(0)
         os.close(asked)
         os.close(answer)
+        os.read(self.answer, 1)
+        shutil.rmtree(self.inside)
 
     def _serve(self, asked: int, answer: int) -> None:
         """Drive cases, one per byte that comes, in the forked process."""
         gc.freeze()
+        logging.disable()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
         sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+        self._warm(answer)
         most = int((_memory_mb("VmSize") + self.limits.memory_mb) * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -134,6 +143,16 @@ class Worker:
         while os.read(asked, 1):
             verdict = self._case(watch)
             os.write(answer, json.dumps(asdict(verdict)).encode())
+
+    def _warm(self, answer: int) -> None:
+        """Drive a harmless case: what numba kept compiled, it unpickles, and now rather than later."""
+        os.chdir(self.inside)
+        with open(os.devnull, "w") as sys.stderr:  # noqa: PTH123
+            verdict = _driven(self.drive)
+        if verdict.kind != ACCEPTED:
+            verdict = Verdict("crash", "harmless", f"a harmless case was not accepted: {verdict}")
+            sys.__stderr__.write(f"{verdict}\n")
+        os.write(answer, b".")
 
     def _case(self, watch: "_Watch") -> Verdict:
         os.chdir(self.inside)
@@ -224,6 +243,16 @@ def _memory_mb(key: str) -> float:
     return 0.0
 
 
+def _is_numba() -> bool:
+    """Tell whether numba reads what it compiled earlier, from beside our own code."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("numba/core/caching.py"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 class _Watch:
     """An audit hook that notes what a case must not do."""
 
@@ -243,7 +272,7 @@ class _Watch:
                     self._outside(event, path)
                 elif os.path.realpath(os.fsdecode(path)).startswith(self.beside):
                     self.found.append(f"read: {path!r}")
-        elif event.startswith(FORBIDDEN):
+        elif event.startswith(FORBIDDEN) and not (event.startswith("pickle.") and _is_numba()):
             self.found.append(f"{event}: {arguments!r:.300}")
         elif event.startswith(CHANGES):
             for path in arguments[:2]:

@@ -38,8 +38,8 @@ def library_version():
     return re.search(r'__version__ = "(.+)"', text).group(1)
 
 
-def check_size(value):
-    """Raise where a config has far more values than settings, or is nested without end.
+def check_tree(value):
+    """Raise where a config has far more values than settings, no end, or keys that are no text.
 
     Aliases of YAML make gigabytes of one kB, or a list that holds itself.
     """
@@ -52,6 +52,9 @@ def check_size(value):
                 "config: more than 100,000 values, or more than 50 lists within each other; "
                 "needs the sections of config.yaml and their values"
             )
+        odd = [key for key in item if type(key) is not str] if isinstance(item, dict) else []
+        if odd:
+            raise WorkflowError(f"config: the key {odd[0]!r} is no text; correct or quote it")
         inner = item.values() if isinstance(item, dict) else item
         if isinstance(item, (dict, list)):
             left.extend((one, depth + 1) for one in inner)
@@ -172,7 +175,7 @@ def ablation_rows():
         return {row["row"]: row for row in csv.DictReader(file)}
 
 
-check_size(config)
+check_tree(config)
 for section in ("tiling", "normalize", "clustering", "stitching", "diameter_px"):
     config[section] = with_numbers(config[section])
 for section, keys in {

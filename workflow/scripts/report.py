@@ -328,9 +328,12 @@ def zoom_note(n_objects: int) -> str:
 def read_json(path: Path) -> dict:
     """Return a JSON file that another step wrote."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"found a {type(found).__name__}")
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); run the step that writes it") from None
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:

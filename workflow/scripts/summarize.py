@@ -42,6 +42,7 @@ COLUMNS = (
     "pixel_um",
 )
 ACCURACY = (*metrics.RATIOS, *metrics.COUNTS)
+LISTS = ("shape", "pixel_um")
 COUNTS = frozenset(
     name for name in (*COLUMNS, *ACCURACY) if name.startswith(("n_", "tp_", "fp_", "fn_", "seam_"))
 )
@@ -72,6 +73,18 @@ def read_metrics(path: Path) -> dict | None:
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def is_sound(found: dict) -> bool:
+    """Tell whether metrics hold numbers where the summary needs them: one file must not stop it."""
+    numbers = {*COLUMNS, *ACCURACY} - {"image", "group", "status", "model", *LISTS}
+    values = [found.get(name) for name in numbers]
+    for name in (*LISTS, "warnings"):
+        part = found.get(name) or []
+        if not isinstance(part, list):
+            return False
+        values += part if name in LISTS else []
+    return all(value is None or isinstance(value, (int, float)) for value in values)
 
 
 def last_error(logs: Path, image: str) -> str:
@@ -112,6 +125,7 @@ def summary_row(row: pd.Series, args: argparse.Namespace, reasons: dict[str, str
     image = row["image"]
     home = args.results / image
     found = read_metrics(home / "metrics.json")
+    found = found if found is not None and is_sound(found) else None
     failed = found is None or image in reasons
     reason = reasons.get(image, "")
     if failed and not reason and args.logs is not None:
@@ -209,9 +223,9 @@ def thumbnail(store: Path) -> str | None:
     try:
         meta = omezarr.read_meta(store)
         array = omezarr.open_level(store, len(meta.levels) - 1)
-    except InputError:
+        plane = np.asarray(array[array.shape[0] // 2] if array.ndim == 3 else array[...])
+    except Exception:  # a damaged store of one image must not stop the page of all
         return None
-    plane = np.asarray(array[array.shape[0] // 2] if array.ndim == 3 else array[...])
     step = max(1, min(plane.shape) // THUMBNAIL_PX)
     plane = plane[::step, ::step]
     limits = meta.attrs.get("limits") or np.percentile(plane, (1, 99.8)).tolist()

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from numbers import Integral
-from pathlib import Path
+from pathlib import Path, PurePath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,6 +19,7 @@ from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LARGEST_SEGMENT = 1 << 31
+MOST_PLANES = 1 << 24
 CACHE_BYTES = 64 << 20
 SMALL_RUN = 1 << 16
 TILE_PX = 512
@@ -62,8 +63,8 @@ def scenes(path: Path) -> tuple[str, list[Scene]]:
     with _messages() as texts:
         try:
             file = tifffile.TiffFile(path)
+            ome = _ome(path, file) if file.is_ome else None
             series = list(file.series)
-            ome = ElementTree.fromstring(file.ome_metadata) if file.is_ome else None
             found = [one for one in series if one.keyframe is None or not one.keyframe.is_reduced]
             result = [_scene(path, file, one, ome, series.index(one)) for one in found or series]
         except InputError:
@@ -80,6 +81,29 @@ def scenes(path: Path) -> tuple[str, list[Scene]]:
     names = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF"}
     kind = names.get(found[0].kind if found else "", "TIFF")
     return ("Big" + kind if file.is_bigtiff and kind == "TIFF" else kind), result
+
+
+def _ome(path: Path, file: tifffile.TiffFile) -> ElementTree.Element:
+    """Return the OME-XML of a file; it is looked at before tifffile believes what it says."""
+    text = file.ome_metadata
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"{path}: OME-XML that declares entities; export the image again")
+    ome = ElementTree.fromstring(text)
+    n_pixels = math.prod(file.pages.first.shape) or 1
+    for pixels in ome.findall("{*}Image/{*}Pixels"):
+        sizes = [int(pixels.get(f"Size{axis}", 1)) for axis in "XYCZT"]
+        if min(sizes) < 1 or math.prod(sizes) // n_pixels > MOST_PLANES:
+            raise InputError(
+                f"{path}: OME-XML says sizes x, y, c, z, t of {sizes}, which the file cannot have; "
+                "export the image again"
+            )
+    for one in ome.findall(".//{*}UUID"):
+        name = one.get("FileName", "")
+        if PurePath(name).is_absolute() or ".." in PurePath(name.replace("\\", "/")).parts:
+            raise InputError(
+                f"{path}: OME-XML names the file '{name}'; the files of a set must lie in one folder"
+            )
+    return ome
 
 
 def _scene(
