@@ -9,20 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostile
-import originals
 from hypothesis import strategies as st
-from originals import REPOSITORY, Files
 
 import adopt
 import check
 import evaluate
+import hostile
+import originals
 import reconcile
 import report
 import summarize
 import tile
 from iaunet import checkpoint, foreign, images, labelfiles, omezarr
 from iaunet.errors import InputError
+from originals import REPOSITORY, Files
 
 MOST_READ = 64 << 20
 """Bytes of an image that are read: a large image is none of the defects looked for."""
@@ -196,14 +196,54 @@ def drive_pages() -> None:
     check_page(Path("r.html"), n_scripts=0)
 
 
+KNOWN = frozenset(
+    [
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "h1",
+        "h2",
+        "p",
+        "div",
+        "ul",
+        "li",
+        "b",
+        "small",
+        "label",
+        "input",
+        "span",
+        "table",
+        "tr",
+        "th",
+        "td",
+        "thead",
+        "tbody",
+        "details",
+        "summary",
+        "a",
+        "img",
+        "footer",
+        "script",
+        "pre",
+        "code",
+        "figure",
+        "figcaption",
+        "svg",
+        "image",
+        "g",
+        "path",
+        "br",
+    ]
+)
+"""Elements that our templates have."""
+
+
 class _Page(html.parser.HTMLParser):
     """Counts scripts; notes elements, attributes and links that no template of ours has."""
-
-    KNOWN = (
-        "html head meta title style body main h1 h2 p div ul li b small label input span table "
-        "tr th td thead tbody details summary a img footer script pre code figure figcaption svg "
-        "image g path br"
-    ).split()
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +252,7 @@ class _Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.n_scripts += tag == "script"
-        if tag not in self.KNOWN:
+        if tag not in KNOWN:
             self.wrong.append(f"element {tag}")
         for name, value in attrs:
             link = name in ("href", "src") and not re.match(

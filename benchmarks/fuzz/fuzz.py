@@ -17,21 +17,22 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.dont_write_bytecode = True  # a case that imports something must write nothing
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / folder) for folder in ("workflow/scripts", "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
+
+import hypothesis
+from hypothesis import HealthCheck, Phase
 
 import drives
-import hypothesis
 import law
 import originals
-from hypothesis import HealthCheck, Phase
-from law import Limits, Verdict
-
 from iaunet import cli
 from iaunet.errors import InputError, OptionError
+from law import Limits, Verdict
 
 log = logging.getLogger("fuzz")
+
+sys.dont_write_bytecode = True  # a case that imports something must write nothing
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -70,9 +71,7 @@ class Hunt:
         (self.folder / law.BESIDE).mkdir(parents=True, exist_ok=True)
         (self.folder / law.BESIDE / "secret.tif").write_bytes(originals.tiffs()["stack"])
         (self.folder / "model.safetensors").write_bytes(originals.model())
-        worker = law.Worker(
-            self.target.drive, self.folder, self.limits, self.target.harmless()
-        )
+        worker = law.Worker(self.target.drive, self.folder, self.limits, self.target.harmless())
 
         @hypothesis.seed(seed)
         @hypothesis.settings(

@@ -6,9 +6,10 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 
-import originals
 import yaml
 from hypothesis import strategies as st
+
+import originals
 from originals import Files
 
 NUMBERS = (0, 1, 2, 3, -1, 7, 8, 127, 128, 255, 256, 32767, 65535, 65536, 2**31 - 1, 2**31)
@@ -29,7 +30,21 @@ PLACES = ("../x", "../../etc/passwd", "/etc/passwd", "..", ".", "a/../../b", "be
 PLACES += ("../beside/secret.tif", "../beside", "a\\b", "C:\\x", "~", "$HOME", "$(touch x)", "`id`")
 PLACES += ("; touch x", "| touch x", "a b", "-rf", "--help", "a\0b", "\n", "x" * 300, "con", "{x}")
 ODD = ("", " ", "é", "\u202eabc", "\ud83d\ude00", "\x1b[2J", "\x07", "NaN", "inf", "1e999", "0x10")
-ODD += ("null", "true", "٣", "²", "１２", "1_000", "00", "-0", "1e3", "0.5.5", "日本", "\ufeff", "a\u0000")
+ODD += (
+    "null",
+    "true",
+    "٣",
+    "²",
+    "１２",
+    "1_000",
+    "00",
+    "-0",
+    "1e3",
+    "0.5.5",
+    "日本",
+    "\ufeff",
+    "a\u0000",
+)
 LONG = ("a" * 20_000, "9" * 5000, "(" * 5000, "," * 3000)
 TEXTS = (*MARKUP, *FORMULAS, *PLACES, *ODD, *LONG)
 
@@ -181,7 +196,18 @@ def csv_bytes(draw, rows: list[dict[str, str]], columns: Sequence[str]) -> bytes
     return draw(st.just(content) | damaged(content)) if draw(st.integers(0, 3)) == 0 else content
 
 
-IMAGE_COLUMNS = "image path model channel scene frame pixel_um_x diameter_px reference group".split()
+IMAGE_COLUMNS = [
+    "image",
+    "path",
+    "model",
+    "channel",
+    "scene",
+    "frame",
+    "pixel_um_x",
+    "diameter_px",
+    "reference",
+    "group",
+]
 
 
 def tables() -> st.SearchStrategy[Files]:
@@ -201,7 +227,8 @@ def tables() -> st.SearchStrategy[Files]:
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi")  # noqa: B905
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi")  # noqa: B905
 )
 ATTACKS = (
     LAUGHS + "clustering: *i\n",
@@ -260,10 +287,29 @@ XML_ATTACKS = (
     + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi"))  # noqa: B905
     + "]>",
 )
-ATTRIBUTES = (
-    "SizeX SizeY SizeC SizeZ SizeT DimensionOrder Type IFD FirstC FirstZ FirstT PlaneCount Name "
-    "FileName PhysicalSizeX PhysicalSizeXUnit SamplesPerPixel BigEndian SignificantBits UUID ID"
-).split()
+ATTRIBUTES = [
+    "SizeX",
+    "SizeY",
+    "SizeC",
+    "SizeZ",
+    "SizeT",
+    "DimensionOrder",
+    "Type",
+    "IFD",
+    "FirstC",
+    "FirstZ",
+    "FirstT",
+    "PlaneCount",
+    "Name",
+    "FileName",
+    "PhysicalSizeX",
+    "PhysicalSizeXUnit",
+    "SamplesPerPixel",
+    "BigEndian",
+    "SignificantBits",
+    "UUID",
+    "ID",
+]
 ORDERS = ("XYZCT", "XYCZT", "XYTZC", "ZYX", "XYX", "", "XYCZTS", "TCZYX", "XYZZZ")
 
 
@@ -339,7 +385,9 @@ def zarrs() -> st.SearchStrategy[Files]:
     @st.composite
     def changed(draw, name: str) -> Files:
         files = dict(originals.zarrs()[name])
-        meta = [key for key in files if key.endswith(("zarr.json", ".zarray", ".zattrs", ".zgroup"))]
+        meta = [
+            key for key in files if key.endswith(("zarr.json", ".zarray", ".zattrs", ".zgroup"))
+        ]
         chunks = [key for key in files if key not in meta]
         for _ in range(draw(st.integers(1, 2))):
             key = draw(st.sampled_from(meta))
@@ -353,7 +401,9 @@ def zarrs() -> st.SearchStrategy[Files]:
             del files[draw(st.sampled_from(sorted(files)))]
         return {f"a.zarr/{key}": content for key, content in files.items()}
 
-    bombs = st.builds(originals.bomb_store, st.sampled_from(originals.BOMBS), st.sampled_from([2, 3]))
+    bombs = st.builds(
+        originals.bomb_store, st.sampled_from(originals.BOMBS), st.sampled_from([2, 3])
+    )
     bombs = bombs.map(lambda files: {f"a.zarr/{key}": content for key, content in files.items()})
     some = st.sampled_from(sorted(originals.zarrs())).flatmap(changed)
     return st.integers(0, 24).flatmap(lambda pick: bombs if pick == 0 else some)
@@ -408,7 +458,9 @@ def models(draw) -> Files:
         meta["weights_sha256"] = digest.hexdigest()
         header["__metadata__"]["iaunet"] = json.dumps(meta)
     deep_header = kind == 1 and draw(st.integers(0, 9)) == 0
-    return {"m.safetensors": originals.built_model(b"[" * 90_000 if deep_header else header, weights)}
+    return {
+        "m.safetensors": originals.built_model(b"[" * 90_000 if deep_header else header, weights)
+    }
 
 
 def zipped(files: Files) -> bytes:

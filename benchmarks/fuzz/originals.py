@@ -9,15 +9,15 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import finished
-import foreign_nets
-import nets
 import numpy as np
-import runs
 import tifffile
 import yaml
 import zarr
 
+import finished
+import foreign_nets
+import nets
+import runs
 from iaunet import synthetic
 
 Files = dict[str, bytes]
@@ -84,7 +84,9 @@ def tiff_places(name: str, content: bytes) -> tuple[int, ...]:
             big = file.is_bigtiff
             for page in file.pages:
                 places += [page.offset, page.offset + (8 if big else 2) + 20 * len(page.tags)]
-                places.append(page.offset + (8 if big else 2) + (20 if big else 12) * len(page.tags))
+                places.append(
+                    page.offset + (8 if big else 2) + (20 if big else 12) * len(page.tags)
+                )
                 for tag in page.tags:
                     places += [tag.offset + k for k in (0, 2, 4, 12 if big else 8)]
                     places.append(tag.valueoffset)

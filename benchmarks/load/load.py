@@ -28,14 +28,14 @@ import numpy as np
 import psutil
 import tifffile
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
 
 from iaunet import cli, synthetic
 from iaunet.errors import InputError
 
 log = logging.getLogger("load")
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SHAPE = (256, 256)
 LEFT = ("results", "logs", "benchmarks", ".snakemake")
 
@@ -120,9 +120,7 @@ def files_left(folder: Path, n_images: int) -> dict[str, float]:
     count = {
         name: sum(path.is_file() for path in (folder / name).rglob("*")) / n_images for name in LEFT
     }
-    return {name: round(n, 1) for name, n in count.items()} | {
-        "all": round(sum(count.values()), 1)
-    }
+    return {name: round(n, 1) for name, n in count.items()} | {"all": round(sum(count.values()), 1)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

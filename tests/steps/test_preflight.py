@@ -117,7 +117,7 @@ def test_an_absent_or_silent_sinfo_is_no_error(sinfo, told, monkeypatch):
 
 
 def test_a_run_folder_on_a_disk_of_one_machine_is_told(tmp_path):
-    there = [preflight.node("main|1|1|infinite|up||OFF|elsewhere".split("|"))]
+    there = [preflight.node(["main", "1", "1", "infinite", "up", "", "OFF", "elsewhere"])]
     mounts = f"a / ext4 rw 0 0\nserver:/x {tmp_path} {{}} rw 0 0\n"
     assert "local file system (xfs)" in next(
         preflight.folder_warnings(tmp_path / "run", there, mounts.format("xfs"))
@@ -129,5 +129,5 @@ def test_a_run_folder_on_a_disk_of_one_machine_is_told(tmp_path):
 def test_what_is_not_asked_rightly_is_told(tmp_path):
     for text in ("", "[]", '{"jobs": [{}]}', '{"jobs": []}', "[" * 100_000):
         (tmp_path / "asked.json").write_text(text)
-        with pytest.raises(preflight.InputError, match="preflight.py --help"):
+        with pytest.raises(preflight.InputError, match=r"preflight\.py --help"):
             preflight.main(["--asked", str(tmp_path / "asked.json")])

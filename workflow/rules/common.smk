@@ -52,9 +52,15 @@ def check_tree(value):
                 "config: more than 100,000 values, or more than 50 lists within each other; "
                 "needs the sections of config.yaml and their values"
             )
-        odd = [key for key in item if type(key) is not str] if isinstance(item, dict) else []
+        odd = (
+            [key for key in item if type(key) is not str]
+            if isinstance(item, dict)
+            else []
+        )
         if odd:
-            raise WorkflowError(f"config: the key {odd[0]!r} is no text; correct or quote it")
+            raise WorkflowError(
+                f"config: the key {odd[0]!r} is no text; correct or quote it"
+            )
         inner = item.values() if isinstance(item, dict) else item
         if isinstance(item, (dict, list)):
             left.extend((one, depth + 1) for one in inner)

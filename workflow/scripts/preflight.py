@@ -30,7 +30,19 @@ from iaunet.errors import InputError, one_line
 SECONDS = 20
 """How long sinfo may take to answer."""
 FORMAT = "%R|%c|%m|%l|%a|%G|%M|%N"
-LOCAL = "ext2 ext3 ext4 xfs btrfs zfs tmpfs ramfs overlay f2fs reiserfs".split()
+LOCAL = [
+    "ext2",
+    "ext3",
+    "ext4",
+    "xfs",
+    "btrfs",
+    "zfs",
+    "tmpfs",
+    "ramfs",
+    "overlay",
+    "f2fs",
+    "reiserfs",
+]
 """File systems that other nodes see only where somebody exports them."""
 
 
@@ -127,8 +139,8 @@ def setting_warnings(asked: Mapping, there: Sequence[Node]) -> Iterator[str]:
     """Yield the settings that may hang."""
     if asked["status_command"] != "squeue":
         yield (
-            f"slurm-status-command is '{asked['status_command']}'; with it a run waits for ever for "
-            "a job that somebody cancelled, or where there is no accounting; set squeue"
+            f"slurm-status-command is '{asked['status_command']}'; with it a run waits for ever "
+            "for a job that somebody cancelled, or where there is no accounting; set squeue"
         )
     used = {job["partition"] for job in asked["jobs"]}
     preempts = sorted({one.partition for one in there if one.preempts} & used)

@@ -260,7 +260,13 @@ def check_archive(content: bytes, name: str) -> None:
             raise InputError(f"{name}: unpacks to {size} bytes; needs at most {MAX_BYTES}")
         texts = [archive.read(entry).decode("utf-8") for entry in codes]
     except (
-        zipfile.BadZipFile, NotImplementedError, OSError, ValueError, RuntimeError, EOFError, zlib.error
+        zipfile.BadZipFile,
+        NotImplementedError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        zlib.error,
     ) as error:
         raise InputError(f"{name}: damaged, or not a TorchScript file ({error})") from error
     if not codes:

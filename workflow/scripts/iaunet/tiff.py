@@ -101,7 +101,8 @@ def _ome(path: Path, file: tifffile.TiffFile) -> ElementTree.Element:
         name = one.get("FileName", "")
         if PurePath(name).is_absolute() or ".." in PurePath(name.replace("\\", "/")).parts:
             raise InputError(
-                f"{path}: OME-XML names the file '{name}'; the files of a set must lie in one folder"
+                f"{path}: OME-XML names the file '{name}'; all files of a set must lie in one "
+                "folder"
             )
     return ome
 

@@ -20,10 +20,23 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 LARGEST_CHUNK = 1 << 29
 """Bytes that a chunk may unpack to."""
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-HARMLESS = (
-    "bytes transpose crc32c sharding_indexed delta shuffle fixedscaleoffset bitround quantize "
-    "astype packbits adler32 crc32 fletcher32 jenkins_lookup3"
-).split()
+HARMLESS = [
+    "bytes",
+    "transpose",
+    "crc32c",
+    "sharding_indexed",
+    "delta",
+    "shuffle",
+    "fixedscaleoffset",
+    "bitround",
+    "quantize",
+    "astype",
+    "packbits",
+    "adler32",
+    "crc32",
+    "fletcher32",
+    "jenkins_lookup3",
+]
 """Names of codecs that unpack nothing."""
 
 
