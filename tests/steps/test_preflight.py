@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 import preflight
+from runs import REPOSITORY, write_image, write_table
 
 LINES = """main|16|64000|1-00:00:00|up|(null)|OFF|node1
 main|32|32000|1-00:00:00|up|(null)|OFF|node2
@@ -131,3 +134,17 @@ def test_what_is_not_asked_rightly_is_told(tmp_path):
         (tmp_path / "asked.json").write_text(text)
         with pytest.raises(preflight.InputError, match=r"preflight\.py --help"):
             preflight.main(["--asked", str(tmp_path / "asked.json")])
+
+
+def test_the_workflow_asks_before_it_submits(tmp_path, sinfo):
+    sinfo("echo 'main|2|64000|1-00:00:00|up|(null)|OFF|node1'")
+    write_image(tmp_path / "a.tif")
+    write_table(tmp_path / "images.csv", [{"image": "a", "path": "a.tif"}])
+    (tmp_path / "config.yaml").write_text("images: images.csv\n")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command += ["--directory", str(tmp_path)]
+    command += ["--profile", str(REPOSITORY / "workflow/profiles/slurm")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "error: infer, attempt 1: asks for 4 CPUs, the largest node" in done.stderr
+    assert not (tmp_path / "logs").exists(), "a job was submitted"

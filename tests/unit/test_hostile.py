@@ -9,6 +9,7 @@ import zlib
 import numcodecs
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 import zarr
@@ -109,6 +110,20 @@ def test_ome_xml_that_lies_is_refused(tmp_path, old, new, message):
     (tmp_path / "a.ome.tif").write_bytes(originals.with_xml(originals.OME.replace(old, new)))
     with pytest.raises(InputError, match=message):
         images.open_image(tmp_path / "a.ome.tif", 0)
+
+
+@pytest.mark.parametrize("back_to", [0, 2, 4])
+def test_pages_that_form_a_circle_are_refused(tmp_path, back_to):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((5, 8, 8), "u1"), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        pages = list(file.pages)
+    content = bytearray(path.read_bytes())
+    last = pages[4].offset + 2 + 12 * len(pages[4].tags)
+    content[last : last + 4] = struct.pack("<I", pages[back_to].offset)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="pages form a circle"):
+        images.open_image(path)
 
 
 def endless():

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from numbers import Integral
@@ -63,6 +64,7 @@ def scenes(path: Path) -> tuple[str, list[Scene]]:
     with _messages() as texts:
         try:
             file = tifffile.TiffFile(path)
+            _check_chain(path, file)
             ome = _ome(path, file) if file.is_ome else None
             series = list(file.series)
             found = [one for one in series if one.keyframe is None or not one.keyframe.is_reduced]
@@ -81,6 +83,23 @@ def scenes(path: Path) -> tuple[str, list[Scene]]:
     names = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF"}
     kind = names.get(found[0].kind if found else "", "TIFF")
     return ("Big" + kind if file.is_bigtiff and kind == "TIFF" else kind), result
+
+
+def _check_chain(path: Path, file: tifffile.TiffFile) -> None:
+    """Refuse a chain of pages that comes back to one: tifffile would follow it for hours."""
+    tiff, handle = file.tiff, file.filehandle
+    order = "little" if file.byteorder == "<" else "big"
+    offset, seen = file.pages.first.offset, set()
+    while offset not in seen:
+        seen.add(offset)
+        handle.seek(offset)
+        head = handle.read(tiff.tagnosize)
+        n_tags = int.from_bytes(head, order)
+        handle.seek(n_tags * tiff.tagsize, os.SEEK_CUR)
+        offset = int.from_bytes(handle.read(tiff.offsetsize), order)
+        if not 0 < offset < handle.size:
+            return
+    raise InputError(f"{path}: damaged TIFF: its pages form a circle; export the file again")
 
 
 def _ome(path: Path, file: tifffile.TiffFile) -> ElementTree.Element:
