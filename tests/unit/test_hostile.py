@@ -80,6 +80,15 @@ def test_chunks_larger_than_memory_are_refused_unread(tmp_path):
         images.open_image(tmp_path / "a.zarr")
 
 
+def test_millions_of_tiny_chunks_are_refused(tmp_path):
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(1 << 15, 1 << 15), chunks=(16, 16), dtype="u2"
+    )
+    array[:16, :16] = 1
+    with pytest.raises(InputError, match="4,194,304 chunks of 512 bytes"):
+        images.open_image(tmp_path / "a.zarr")
+
+
 def test_a_png_with_more_data_than_pixels_is_refused(tmp_path):
     packed = b"\0" * 300_000
     (tmp_path / "a.png").write_bytes(originals.png((16, 16, 8, 0, 0, 0, 0), packed))
@@ -99,6 +108,8 @@ def test_a_png_of_16_bits_counts_its_bytes(tmp_path):
     [
         ('SizeC="2"', 'SizeC="2147483647"', "which the file cannot have"),
         ('SizeX="32"', 'SizeX="4294967296"', "which the file cannot have"),
+        ('PlaneCount="6"', 'PlaneCount="9007199254740992"', "tells of planes 0, 0, 0, 0, 9007"),
+        ('IFD="0"', 'IFD="4294967295"', "tells of planes"),
         ('SizeT="1"', 'SizeT="-1"', "which the file cannot have"),
         ("a.ome.tif", "../beside/secret.tif", "must lie in one"),
         ("a.ome.tif", "/etc/secret.tif", "must lie in one"),
@@ -215,6 +226,20 @@ def test_a_network_that_crashes_pytorch_is_refused(monkeypatch):
         foreign.load(originals.scripted(), "net.pt")
 
 
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [(-(2**40), "no network has the sizes"), (10**6, "weights of another architecture")],
+)
+def test_a_model_of_absurd_size_takes_no_memory(tmp_path, width, message):
+    header, weights = originals.parsed_model(originals.model())
+    meta = json.loads(header["__metadata__"]["iaunet"])
+    meta["net"]["widths"][0] = width
+    header["__metadata__"]["iaunet"] = json.dumps(meta)
+    (tmp_path / "m.safetensors").write_bytes(originals.built_model(header, weights))
+    with pytest.raises(InputError, match=message):
+        checkpoint.load(tmp_path / "m.safetensors")
+
+
 @pytest.mark.parametrize("x", ["9" * 5000, "18446744073709551615", "²", "999999999"])
 def test_senseless_places_of_tiles_are_refused(tmp_path, x):
     write(tmp_path, originals.tiles())
@@ -234,7 +259,15 @@ def test_a_damaged_image_does_not_stop_the_page_of_the_run(tmp_path):
     assert summarize.thumbnail(home / "a.ome.zarr") is None
     metrics = json.loads((home / "metrics.json").read_text())
     assert summarize.is_sound(metrics)
-    for name, value in (("shape", ["<b>", 1]), ("n_objects", "1"), ("warnings", "x")):
+    for name, value in (
+        ("shape", ["<b>", 1]),
+        ("n_objects", "1"),
+        ("n_objects", 0.5),
+        ("n_tiles", 2**63),
+        ("warnings", "x"),
+        ("fn_50", None),
+        ("ap50", "1"),
+    ):
         assert not summarize.is_sound(metrics | {name: value})
 
 

@@ -43,6 +43,7 @@ COLUMNS = (
 )
 ACCURACY = (*metrics.RATIOS, *metrics.COUNTS)
 LISTS = ("shape", "pixel_um")
+POOLED = ("tp_50", "fp_50", "fn_50")
 COUNTS = frozenset(
     name for name in (*COLUMNS, *ACCURACY) if name.startswith(("n_", "tp_", "fp_", "fn_", "seam_"))
 )
@@ -77,8 +78,13 @@ def read_metrics(path: Path) -> dict | None:
 
 def is_sound(found: dict) -> bool:
     """Tell whether metrics hold numbers where the summary needs them: one file must not stop it."""
-    numbers = {*COLUMNS, *ACCURACY} - {"image", "group", "status", "model", *LISTS}
+    numbers = {*COLUMNS, *ACCURACY} - {"image", "group", "status", "model", *LISTS, *COUNTS}
     values = [found.get(name) for name in numbers]
+    counts = [found[name] for name in COUNTS if found.get(name) is not None]
+    if not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts):
+        return False
+    if len({found.get(name) is None for name in POOLED}) > 1:
+        return False
     for name in (*LISTS, "warnings"):
         part = found.get(name) or []
         if not isinstance(part, list):
@@ -201,8 +207,7 @@ def group_table(rows: Sequence[dict]) -> dict | None:
 
 def pooled_ap50(rows: Sequence[dict]) -> float | None:
     """Return TP / (TP + FP + FN) over the objects of all images with a reference."""
-    names = ("tp_50", "fp_50", "fn_50")
-    known = [[row[name] for name in names] for row in rows if row.get("tp_50") is not None]
+    known = [[row[name] for name in POOLED] for row in rows if row.get("tp_50") is not None]
     total = sum(sum(counts) for counts in known)
     return sum(counts[0] for counts in known) / total if total else None
 

@@ -221,20 +221,24 @@ def load(content: bytes, name: str) -> torch.jit.ScriptModule:
         Not TorchScript, or it does what a network has no need of, or weights are not finite.
     """
     check_archive(content, name)
-    if not _survives(content):
+    if not _survives(content, name):
         raise InputError(f"{name}: PyTorch crashes while it reads this file; damaged or hostile")
+    return _read(content, name)
+
+
+def _read(content: bytes, name: str) -> torch.jit.ScriptModule:
+    """Return the network of an archive; every weight is looked at."""
     try:
         network = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-    except RuntimeError as error:
+    except Exception as error:  # the classes are those of C++, and of the names in the file
         raise InputError(f"{name}: not readable as TorchScript: {_last_line(error)}") from error
-    weights = network.state_dict()
-    for key, value in weights.items():
+    for key, value in network.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise InputError(f"{name}: the weights '{key}' hold NaN or infinity")
     return network
 
 
-def _survives(content: bytes) -> bool:
+def _survives(content: bytes, name: str) -> bool:
     """Tell whether PyTorch reads a file without a crash, in a process of its own.
 
     Its reader of TorchScript trusts what stands in the archive, and may end with a signal.
@@ -242,7 +246,7 @@ def _survives(content: bytes) -> bool:
     child = os.fork()
     if child == 0:
         try:
-            torch.jit.load(io.BytesIO(content), map_location="cpu")
+            _read(content, name)
         finally:
             os._exit(0)  # errors are told when it is read again
     _, status = os.waitpid(child, 0)

@@ -14,6 +14,7 @@ from iaunet.errors import InputError
 from iaunet.grid import Box
 from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
 
+SMALL_CHUNK, MOST_SMALL_CHUNKS = 4096, 1 << 20
 METADATA_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -142,7 +143,7 @@ def _scene(
         dtype=np.dtype(array.dtype),
         read=chunks.read,
         warnings=chunks.warnings,
-        check=(lambda: None) if is_label else chunks.check_any,
+        check=chunks.check_size if is_label else chunks.check,
     )
 
 
@@ -179,6 +180,23 @@ class _Chunks:
             )
         self.absent: set[tuple[int, ...]] = set()
         self.warnings: list[str] = []
+
+    def check(self) -> None:
+        """Refuse an array of which not enough is there, or in too many pieces."""
+        self.check_any()
+        self.check_size()
+
+    def check_size(self) -> None:
+        """Refuse an array of very many tiny chunks."""
+        n_bytes = math.prod(self.array.chunks) * self.array.dtype.itemsize
+        n_chunks = math.prod(
+            -(-n // m) for n, m in zip(self.array.shape, self.array.chunks, strict=True)
+        )
+        if n_bytes < SMALL_CHUNK and n_chunks > MOST_SMALL_CHUNKS:
+            raise InputError(
+                f"{self.folder}: {n_chunks:,} chunks of {n_bytes} bytes, which would take hours to "
+                f"read; write the store with chunks of at least {SMALL_CHUNK:,} bytes"
+            )
 
     def check_any(self) -> None:
         """Refuse an array of which no chunk is there, or far too little for its shape."""

@@ -116,6 +116,12 @@ def _ome(path: Path, file: tifffile.TiffFile) -> ElementTree.Element:
                 f"{path}: OME-XML says sizes x, y, c, z, t of {sizes}, which the file cannot have; "
                 "export the image again"
             )
+        told = [n for data in pixels.findall("{*}TiffData") for n in data.attrib.values()]
+        if not all(0 <= int(n) <= MOST_PLANES for n in told):
+            raise InputError(
+                f"{path}: OME-XML tells of planes {', '.join(told)[:200]}, which the file cannot "
+                "have; export the image again"
+            )
     for one in ome.findall(".//{*}UUID"):
         name = one.get("FileName", "")
         if PurePath(name).is_absolute() or ".." in PurePath(name.replace("\\", "/")).parts:
