@@ -273,12 +273,13 @@ def test_a_damaged_image_does_not_stop_the_page_of_the_run(tmp_path):
 
 def test_texts_of_strangers_are_no_formulas_in_the_summary(tmp_path):
     write(tmp_path, originals.finished_run())
-    rows = [{"image": "a", "path": "a.tif", "group": "=1+1", "model": "@x"}]
+    rows = [{"image": "a", "path": "a.tif", "group": "=1+1", "model": "@x\r=1"}]
     write_table(tmp_path / "images.csv", [*rows, {"image": "b", "path": "b", "group": "-drug"}])
     words = ["--table", tmp_path / "images.csv", "--results", tmp_path / "results"]
     words += ["--output-csv", tmp_path / "s.csv", "--output-html", tmp_path / "s.html"]
     summarize.main([str(word) for word in words])
     found = tables.read_text(tmp_path / "s.csv")
+    assert list(found["model"]) == ["'@x =1", ""]
     assert list(found["group"]) == ["'=1+1", "'-drug"]
     drives.check_cells(tmp_path / "s.csv")
 
