@@ -16,6 +16,7 @@ if Path("config.yaml").is_file():
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/slurm.smk"
 include: "workflow/rules/tile.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/stitch.smk"
@@ -34,6 +35,7 @@ rule all:
 
 
 onstart:
+    check_cluster()
     note_run()
 
 

@@ -98,7 +98,7 @@ LAYERS = {
         "scenes",
         "schema",
     }
-    | {"tables", "tiff", "tiling", "trainingset", "vendors"},
+    | {"tables", "tiff", "tiling", "trainingset", "unpacking", "vendors"},
     "reports": {"ablation", "figures", "gallery", "modelcard", "page", "regions", "views"},
     "command line": {"cli", "machine"},
 }
@@ -120,7 +120,7 @@ OWNERS = {
     "torch": {*LAYERS["torch"], "ablation_score", "export", "infer", "preview", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
-    "zarr": {"ngff", "omezarr", "outputs"},
+    "zarr": {"ngff", "omezarr", "outputs", "unpacking"},
     "anndata": {"h5ad"},
     "roifile": {"rois"},
     "pylibCZIrw": {"vendors"},

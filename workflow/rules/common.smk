@@ -49,6 +49,34 @@ def library_version():
     return re.search(r'__version__ = "(.+)"', text).group(1)
 
 
+def check_tree(value):
+    """Raise where a config has far more values than settings, no end, or keys that are no text.
+
+    Aliases of YAML make gigabytes of one kB, or a list that holds itself.
+    """
+    left, n_values = [(value, 0)], 0
+    while left:
+        item, depth = left.pop()
+        n_values += 1
+        if n_values > 100_000 or depth > 50:
+            raise WorkflowError(
+                "config: more than 100,000 values, or more than 50 lists within each other; "
+                "needs the sections of config.yaml and their values"
+            )
+        odd = (
+            [key for key in item if type(key) is not str]
+            if isinstance(item, dict)
+            else []
+        )
+        if odd:
+            raise WorkflowError(
+                f"config: the key {odd[0]!r} is no text; correct or quote it"
+            )
+        inner = item.values() if isinstance(item, dict) else item
+        if isinstance(item, (dict, list)):
+            left.extend((one, depth + 1) for one in inner)
+
+
 def with_numbers(value):
     """Return the value with its texts that are numbers as numbers.
 
@@ -201,6 +229,7 @@ def ablation_rows():
         return {row["row"]: row for row in csv.DictReader(file)}
 
 
+check_tree(config)
 for section in ("tiling", "normalize", "clustering", "stitching", "diameter_px"):
     config[section] = with_numbers(config[section])
 for section, keys in {

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from iaunet import checkpoint, cli, cost, grid, images, plan, scale, tables
-from iaunet.errors import InputError
+from iaunet.errors import InputError, one_line
 from iaunet.schema import Schema, shown, unknown
 
 RESERVED = ("summary.csv", "summary.html", "plan.csv", "training", "ablation", "ro-crate")
@@ -30,6 +30,8 @@ ALL = "all"
 PIXEL_UM = ("pixel_um_z", "pixel_um_y", "pixel_um_x")
 FOREIGN = (".pt", ".pth", ".zip")
 """What other programs call their models; the sentence on them says what to do."""
+MOST_UNKNOWN = 20
+"""Unknown columns that are named."""
 BESIDE = ("zarr.json", ".zattrs", ".zgroup")
 
 Row = Mapping[str, str]
@@ -155,8 +157,11 @@ def check_table(run: Run, path: Path, can_plan: bool) -> dict[str, dict]:
         run.problems.append(f"table {error}")
         return {}
     known = list(tables.IMAGES)
-    for name in frame.columns.difference(known):
+    others = list(frame.columns.difference(known))
+    for name in others[:MOST_UNKNOWN]:
         run.problems.append(f"{path}, column {shown(name)}: {unknown('column', name, known)}")
+    if len(others) > MOST_UNKNOWN:
+        run.problems.append(f"{path}: {len(others) - MOST_UNKNOWN} more unknown columns")
     if frame.empty:
         run.problems.append(f"{path}: no rows; needs one row per image")
     schema = run.schema("images")
@@ -454,7 +459,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = sys.stdin.read() if str(args.config) == "-" else args.config.read_text(encoding="utf-8")
     try:
         config = json.loads(text, parse_constant=str)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{args.config}: not JSON: {error}") from None
     if not isinstance(config, dict):
         raise InputError(f"{args.config}: needs a mapping of keys to values")
@@ -464,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     planned = {} if table is None else check_table(run, table, can_plan)
     if run.problems:
         for problem in dict.fromkeys(run.problems):
-            sys.stderr.write(f"error: {' '.join(problem.split())}\n")
+            sys.stderr.write(f"error: {one_line(problem)}\n")
         sys.exit(1)
     start = config["training"]["start"]
     found = {

@@ -146,7 +146,7 @@ def read_json(path: Path) -> dict:
     """Return a JSON file that an earlier step wrote."""
     try:
         return sealed.loads(path.read_text(), path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file of an earlier step ({error})") from None
 
 

@@ -16,6 +16,8 @@ or more. Labels are integers, 0 is background; the same number in two tiles mean
 import argparse
 import functools
 import logging
+import math
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -32,6 +34,8 @@ from iaunet.grid import Box, shift
 log = logging.getLogger("reconcile")
 
 CACHE_BYTES = 1 << 30
+LARGEST_RATIO, LARGEST_UNCHECKED = 1000, 1 << 28
+"""An image may have so many times the voxels of its tiles; smaller ones are not asked."""
 TIFF_SUFFIXES = (".tif", ".tiff")
 LINK_COLUMNS = {
     "object": "int64",
@@ -156,8 +160,11 @@ def read_positions(path: Path, folder: Path) -> tuple[list[str], np.ndarray, tup
         elif not (folder / name).exists():
             wrong.append(f"line {line}: {folder / name}: no such file or array")
         for axis in axes:
-            if not row[axis].isdecimal():
-                wrong.append(f"line {line}: {axis} is '{row[axis]}', needs a whole number >= 0")
+            if not re.fullmatch("[0-9]{1,9}", row[axis]):
+                wrong.append(
+                    f"line {line}: {axis} is '{row[axis][:80]}', needs a whole number >= 0, "
+                    "below 1,000,000,000"
+                )
         for what in (row["tile"], tuple(row[axis] for axis in axes)):
             if what in seen:
                 wrong.append(f"line {line}: the same tile or place as line {seen[what]}")
@@ -179,13 +186,21 @@ def place(
                 f"along {', '.join(axes)}; needs tiles with these axes"
             )
     tiles.starts = starts
+    sizes = [labels.shape for labels in tiles.opened]
+    shape = tuple(int(n) for n in (starts + sizes).max(0))
+    seen = sum(map(math.prod, sizes))
+    if math.prod(shape) > max(LARGEST_UNCHECKED, LARGEST_RATIO * seen):
+        raise InputError(
+            f"{args.positions}: the tiles have {seen:,} voxels, the image that holds their places "
+            f"{math.prod(shape):,}, nearly all of it empty; correct the places"
+        )
     margin = cli.sizes("--margin-px", args.margin_px)
     if not isinstance(margin, str) and len(margin) != len(axes):
         raise OptionError(f"--margin-px: found {len(margin)} numbers, needs {len(axes)}")
     try:
         return layouts.layout(
             starts,
-            [labels.shape for labels in tiles.opened],
+            sizes,
             None if isinstance(margin, str) else margin,
         )
     except ValueError as error:

@@ -373,7 +373,7 @@ def read_json(path: Path) -> dict:
     """Return a JSON file that another step wrote."""
     try:
         return sealed.loads(path.read_text(encoding="utf-8"), path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); run the step that writes it") from None
 
 

@@ -50,6 +50,8 @@ PLANNED = {
     **{f"peak_mb_{step}": (max, f"memory of {step}, MB, largest job") for step in cost.STEPS},
 }
 """Columns of plan.csv, how they are taken together, and what they are."""
+LISTS = ("shape", "pixel_um")
+POOLED = ("tp_50", "fp_50", "fn_50")
 COUNTS = frozenset(
     name for name in (*COLUMNS, *ACCURACY) if name.startswith(("n_", "tp_", "fp_", "fn_", "seam_"))
 )
@@ -85,8 +87,25 @@ def read_metrics(path: Path) -> dict | None:
     """Return the metrics of an image, or None when it has none that can be read."""
     try:
         return sealed.loads(path.read_text(encoding="utf-8"), path)
-    except (OSError, ValueError, InputError):
+    except (OSError, ValueError, RecursionError, InputError):
         return None
+
+
+def is_sound(found: dict) -> bool:
+    """Tell whether metrics hold numbers where the summary needs them: one file must not stop it."""
+    numbers = {*COLUMNS, *ACCURACY} - {"image", "group", "status", "model", *LISTS, *COUNTS}
+    values = [found.get(name) for name in numbers]
+    counts = [found[name] for name in COUNTS if found.get(name) is not None]
+    if not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts):
+        return False
+    if len({found.get(name) is None for name in POOLED}) > 1:
+        return False
+    for name in (*LISTS, "warnings"):
+        part = found.get(name) or []
+        if not isinstance(part, list):
+            return False
+        values += part if name in LISTS else []
+    return all(value is None or isinstance(value, (int, float)) for value in values)
 
 
 def last_error(logs: Path, image: str) -> str:
@@ -108,7 +127,7 @@ def failures(path: Path | None) -> dict[str, str]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); needs {{image: reason}}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: found a {type(found).__name__}, needs {{image: reason}}")
@@ -178,6 +197,7 @@ def summary_row(
     image = row["image"]
     home = args.results / image
     found = read_metrics(home / "metrics.json")
+    found = found if found is not None and is_sound(found) else None
     failed = found is None or image in reasons
     reason = reasons.get(image, "")
     if failed and not reason and args.logs is not None:
@@ -219,6 +239,8 @@ def frame(rows: Sequence[dict]) -> pd.DataFrame:
             for place, key in ((f"planned_{name}", "planned"), (name, "measured")):
                 values = [(row.get(key) or {}).get(name) for row in rows]
                 found.insert(len(found.columns) - 1, place, values)
+    for name in ("group", "model", "reason"):
+        found[name] = found[name].map(tables.no_formula)
     for name in COUNTS.intersection(columns):
         found[name] = pd.array(found[name].to_numpy(object), dtype="Int64")
     return found
@@ -259,8 +281,7 @@ def group_table(rows: Sequence[dict]) -> dict | None:
 
 def pooled_ap50(rows: Sequence[dict]) -> float | None:
     """Return TP / (TP + FP + FN) over the objects of all images with a reference."""
-    names = ("tp_50", "fp_50", "fn_50")
-    known = [[row[name] for name in names] for row in rows if row.get("tp_50") is not None]
+    known = [[row[name] for name in POOLED] for row in rows if row.get("tp_50") is not None]
     total = sum(sum(counts) for counts in known)
     return sum(counts[0] for counts in known) / total if total else None
 
@@ -281,9 +302,9 @@ def thumbnail(store: Path) -> str | None:
     try:
         meta = omezarr.read_meta(store)
         array = omezarr.open_level(store, len(meta.levels) - 1)
-    except InputError:
+        plane = np.asarray(array[array.shape[0] // 2] if array.ndim == 3 else array[...])
+    except Exception:  # a damaged store of one image must not stop the page of all
         return None
-    plane = np.asarray(array[array.shape[0] // 2] if array.ndim == 3 else array[...])
     step = max(1, min(plane.shape) // THUMBNAIL_PX)
     plane = plane[::step, ::step]
     limits = meta.attrs.get("limits") or np.percentile(plane, (1, 99.8)).tolist()

@@ -9,6 +9,7 @@ is accepted: percentiles of the whole image, then fixed factors and limits.
 import hashlib
 import stat
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -64,7 +65,7 @@ def read(path: Path) -> Package:
         )
     try:
         described = yaml.safe_load(_member(path, name, MAX_DESCRIPTION).decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {name} is not YAML ({' '.join(str(error).split())})") from error
     try:
         facts = _facts(described, path)
@@ -75,7 +76,7 @@ def read(path: Path) -> Package:
             for key in ("name", "version", "license", "id")
             if described.get(key)
         }
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: {name}: not a model description ({error!r})") from error
     return Package(weights, outputs, facts, origin)
 
@@ -117,7 +118,7 @@ def _member(path: Path, name: str, max_bytes: int) -> bytes:
                     content = file.read(max_bytes + 1)
     except (KeyError, OSError) as error:
         raise InputError(f"{path}: no file '{name}' in the package") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: '{name}' is damaged or encrypted ({error})") from error
     if len(content) > max_bytes:
         raise InputError(f"{path}: '{name}' unpacks to more than {max_bytes} bytes; refused")

@@ -109,7 +109,7 @@ def _read_header(path: Path) -> tuple[dict, dict]:
         strings = header.pop("__metadata__", {})
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         text = strings.get("iaunet")
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a model file; needs safetensors") from error
     if text is None:
         raise InputError(f"{path}: safetensors of another program; needs a model of train.py")
@@ -132,7 +132,7 @@ def _not_adopted(path: Path) -> InputError:
 def _checked(path: Path, text: str) -> dict:
     try:
         meta = json.loads(text)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: the model's metadata are not JSON") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise InputError(f"{path}: safetensors of another program; needs a model of train.py")
@@ -221,16 +221,20 @@ def _adopted(path: Path, stored: dict, meta: dict) -> "Foreign":  # noqa: F821
 
 def _rebuilt(path: Path, stored: dict, meta: dict) -> "IAUNet":  # noqa: F821
     """Return our network with the stored weights."""
+    import torch
+
     from iaunet import net
 
-    model = net.IAUNet(**meta["net"])
     weights = {key: value.float() for key, value in stored.items()}
     try:
-        model.load_state_dict(weights)
+        with torch.device("meta"):  # without memory: the metadata may say any size
+            wanted = net.IAUNet(**meta["net"]).state_dict()
     except RuntimeError as error:
-        raise InputError(
-            f"{path}: weights of another architecture than its metadata say"
-        ) from error
+        raise InputError(f"{path}: no network has the sizes of its metadata") from error
+    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in weights.items()}:
+        raise InputError(f"{path}: weights of another architecture than its metadata say")
+    model = net.IAUNet(**meta["net"])
+    model.load_state_dict(weights)
     radius = net.dependency_radius(model)
     _agree(path, meta, stride=model.stride, id_stride=model.id_stride, radius=radius)
     if not all(bool(value.isfinite().all()) for value in weights.values()):

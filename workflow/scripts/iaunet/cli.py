@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from iaunet import __version__, machine, sealed
-from iaunet.errors import InputError, OptionError
+from iaunet.errors import InputError, OptionError, one_line
 
 log = logging.getLogger("iaunet")
 
@@ -244,8 +244,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {one_line(str(error))}\n")
         sys.exit(2 if isinstance(error, OptionError) else 1)
     except shutil.Error as error:  # of copying a folder: what went wrong with each file
         _, target, reason = error.args[0][0]
@@ -255,7 +254,7 @@ def run(main: Callable[[], None]) -> None:
         if error.filename is None and error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {where}{error.strerror}\n")
+        sys.stderr.write(f"error: {one_line(f'{where}{error.strerror}')}\n")
         sys.exit(1)
     except MemoryError:
         sys.stderr.write("error: not enough memory; give the job more (mem_mb) or smaller tiles\n")

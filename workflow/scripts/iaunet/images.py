@@ -20,7 +20,7 @@ STAINS = ["hematoxylin", "eosin", "dab"]
 """Channels that are computed of colours, chosen by name: brightfield, unmixed by skimage."""
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
-LARGEST_PNG_PX = 1 << 31
+LARGEST_PNG_BYTES = 1 << 31
 BLOCK_BYTES = 16 << 20
 ROWS_BYTES = 64 << 20
 FOREIGN = {
@@ -237,10 +237,11 @@ def _png(path: Path, start: bytes, header_only: bool) -> Scene:
         raise InputError(f"{path}: truncated PNG; copy or export it again")
     width, height, depth, colour = struct.unpack(">IIBB", start[16:26])
     samples = PNG_SAMPLES.get(colour)
-    if samples is None or not 0 < width * height <= LARGEST_PNG_PX:
+    n_bytes = width * height * (samples or 1) * (2 if depth == 16 else 1)
+    if samples is None or not 0 < n_bytes <= LARGEST_PNG_BYTES:
         raise InputError(
             f"{path}: PNG of {width} x {height} px, colour type {colour}; at most "
-            f"{LARGEST_PNG_PX:,} px are read, save it as a tiled TIFF"
+            f"{LARGEST_PNG_BYTES:,} bytes of pixels are read, save it as a tiled TIFF"
         )
     shape = (height, width) if samples == 1 else (height, width, samples)
     dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
@@ -250,7 +251,10 @@ def _png(path: Path, start: bytes, header_only: bool) -> Scene:
     import imagecodecs
 
     content = path.read_bytes()
-    _check_png(path, content)
+    # What cannot be packed grows by a filter byte per row and by less than a hundredth.
+    most = math.prod(shape) * dtype.itemsize * 1.01 + 8 * height + (64 << 10)
+    if _check_png(path, content) > most:
+        raise InputError(f"{path}: PNG with more data than {width} x {height} px have; damaged")
     try:
         values = imagecodecs.png_decode(content)
     except Exception as error:  # libpng's messages arrive as several classes
@@ -259,16 +263,21 @@ def _png(path: Path, start: bytes, header_only: bool) -> Scene:
     return Scene(path.stem, axes, values.shape, values.dtype, read=lambda box: values[box])
 
 
-def _check_png(path: Path, content: bytes) -> None:
-    """Refuse damaged chunks: the decoder would only warn and return other pixels."""
-    at, kind = len(PNG_MAGIC), b""
+def _check_png(path: Path, content: bytes) -> int:
+    """Refuse damaged chunks: the decoder would only warn and return other pixels.
+
+    Returns the bytes of packed pixels.
+    """
+    at, kind, n_packed = len(PNG_MAGIC), b"", 0
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", content[at : at + 8].ljust(8, b"\0"))
         end = at + 8 + length
         chunk, checksum = content[at + 4 : end], content[end : end + 4]
         if len(checksum) < 4 or zlib.crc32(chunk) != struct.unpack(">I", checksum)[0]:
             raise InputError(f"{path}: damaged or truncated PNG; copy or export it again")
+        n_packed += length if kind == b"IDAT" else 0
         at += 12 + length
+    return n_packed
 
 
 def _check(path: Path, scene: Scene) -> None:

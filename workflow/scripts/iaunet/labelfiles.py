@@ -42,7 +42,10 @@ def classes(store: Path) -> list[Class]:
     """Return the classes of the voxels of a store of ours; none: its model tells none."""
     if not (Path(store) / "labels" / omezarr.SEMANTIC).is_dir():
         return []
-    return [Class(**one) for one in omezarr.labels_attrs(store, omezarr.SEMANTIC)["classes"]]
+    try:
+        return [Class(**one) for one in omezarr.labels_attrs(store, omezarr.SEMANTIC)["classes"]]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{store}: classes that are none ({error}); make it again") from error
 
 
 def overlap(true: images.Image, predicted: images.Image) -> metrics.Overlap:

@@ -207,9 +207,10 @@ class IAUNet(nn.Module):
             h = upsample(h, self.pools[level])
             h = self.decoder[level](torch.cat([h, skips[level]], 1))
             features[level] = h
-        with torch.autocast(x.device.type, enabled=False):
-            raw = self.head(h.float())  # (B, 2 + 2d, ...): px, which bfloat16 would round
-            more = {name: head(h.float()) for name, head in self.heads.items()}
+        with torch.autocast(x.device.type, enabled=False):  # px, which bfloat16 would round
+            h = h.to(self.head.weight.dtype)
+            raw = self.head(h).float()  # (B, 2 + 2d, ...)
+            more = {name: head(h).float() for name, head in self.heads.items()}
         if "proj" in more:
             more["proj"] = F.normalize(more["proj"], dim=1, eps=1e-6)
         return Outputs(

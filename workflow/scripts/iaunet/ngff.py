@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from iaunet import unpacking
 from iaunet.errors import InputError
 from iaunet.grid import Box
 from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
 
+SMALL_CHUNK, MOST_SMALL_CHUNKS = 4096, 1 << 20
 METADATA_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -141,7 +143,7 @@ def _scene(
         dtype=np.dtype(array.dtype),
         read=chunks.read,
         warnings=chunks.warnings,
-        check=(lambda: None) if is_label else chunks.check_any,
+        check=chunks.check_size if is_label else chunks.check,
     )
 
 
@@ -164,8 +166,37 @@ class _Chunks:
         self.grid = tuple(array.shards or array.chunks)
         if min(self.grid, default=1) < 1 or min(array.shape, default=0) < 0:
             raise InputError(f"{folder}: damaged Zarr: chunks of {self.grid}, shape {array.shape}")
+        unknown = unpacking.unbounded(array.metadata)
+        if unknown:
+            raise InputError(
+                f"{folder}: chunks are packed with {', '.join(unknown)}, which is not read; write "
+                "the store with blosc, zstd or gzip"
+            )
+        n_bytes = math.prod(array.chunks) * array.dtype.itemsize
+        if n_bytes > unpacking.LARGEST_CHUNK:
+            raise InputError(
+                f"{folder}: chunks of {array.chunks} have {n_bytes:,} bytes; at most "
+                f"{unpacking.LARGEST_CHUNK:,} are read, write the store with smaller ones"
+            )
         self.absent: set[tuple[int, ...]] = set()
         self.warnings: list[str] = []
+
+    def check(self) -> None:
+        """Refuse an array of which not enough is there, or in too many pieces."""
+        self.check_any()
+        self.check_size()
+
+    def check_size(self) -> None:
+        """Refuse an array of very many tiny chunks."""
+        n_bytes = math.prod(self.array.chunks) * self.array.dtype.itemsize
+        n_chunks = math.prod(
+            -(-n // m) for n, m in zip(self.array.shape, self.array.chunks, strict=True)
+        )
+        if n_bytes < SMALL_CHUNK and n_chunks > MOST_SMALL_CHUNKS:
+            raise InputError(
+                f"{self.folder}: {n_chunks:,} chunks of {n_bytes} bytes, which would take hours to "
+                f"read; write the store with chunks of at least {SMALL_CHUNK:,} bytes"
+            )
 
     def check_any(self) -> None:
         """Refuse an array of which no chunk is there, or far too little for its shape."""

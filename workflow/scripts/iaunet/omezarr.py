@@ -261,19 +261,19 @@ def read_meta(path: Path) -> Meta:
         scale = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
         has_unit = all("unit" in axis for axis in multiscale["axes"])
         axes = tuple(axis["name"] for axis in multiscale["axes"])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return Meta(
+            axes=axes,
+            shape=tuple(arrays[0].shape),
+            dtype=np.dtype(arrays[0].dtype),
+            pixel_um=tuple(float(step) for step in scale) if has_unit else None,
+            channel=str(attrs.get("channel", "0")),
+            levels=tuple(tuple(array.shape) for array in arrays),
+            attrs=attrs,
+        )
+    except Exception as error:  # hostile JSON fails in many places of zarr
         raise InputError(
             f"{path}: not an image store of tile.py or stitch.py, or damaged"
         ) from error
-    return Meta(
-        axes=axes,
-        shape=tuple(arrays[0].shape),
-        dtype=np.dtype(arrays[0].dtype),
-        pixel_um=tuple(scale) if has_unit else None,
-        channel=str(attrs.get("channel", "0")),
-        levels=tuple(tuple(array.shape) for array in arrays),
-        attrs=attrs,
-    )
 
 
 def first_levels(path: Path, name: str = INSTANCES) -> FirstLevels:
@@ -546,14 +546,17 @@ def _open_group(path: Path, mode: str) -> zarr.Group:
     try:
         store = Whole(str(path), read_only=True) if mode == "r" else str(path)
         return zarr.open_group(store, mode=mode)
-    except (ValueError, KeyError, TypeError, zarr.errors.GroupNotFoundError) as error:
+    except Exception as error:
         raise InputError(f"{path}: damaged store ({error}); make it again") from error
 
 
 def _open_array(group: zarr.Group, path: Path, name: str) -> zarr.Array:
     try:
-        return Stored(group[name].async_array)
-    except (ValueError, KeyError, TypeError) as error:
+        found = group[name]
+        if not isinstance(found, zarr.Array):
+            raise TypeError("a group")
+        return Stored(found.async_array)
+    except Exception as error:
         raise InputError(
             f"{path}: has no array '{name}' ({error}); make the store again"
         ) from error

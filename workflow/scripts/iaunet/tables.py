@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from iaunet import checksums
-from iaunet.errors import InputError
+from iaunet.errors import InputError, one_line
 
 Table = pd.DataFrame
 
@@ -33,6 +33,7 @@ IMAGES = (
     "reference",
     "group",
 )
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 REQUIRED_OF_IMAGES = ("image", "path")
 
 
@@ -78,8 +79,9 @@ def expanded(image: str, scenes: Sequence[int], frames: Sequence[int]) -> list[s
 def read_text(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     """Return a CSV file (UTF-8, with or without BOM) as text without surrounding blanks.
 
-    Empty lines, and the empty unnamed columns that spreadsheets append, are left out. The index,
-    named ``row``, is the line of the file where a row ends.
+    Ends of lines within a field become those of Python: a lone carriage return would end a row
+    when the text is written again. Empty lines, and the empty unnamed columns that spreadsheets
+    append, are left out. The index, named ``row``, is the line of the file where a row ends.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def read_text(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
         that is absent, or a row with another number of fields than the header.
     """
     lines = [
-        (number, [field.strip() for field in fields])
+        (number, [_newlines(field).strip() for field in fields])
         for number, fields in _records(Path(path))
         if any(field.strip() for field in fields)
     ]
@@ -111,6 +113,10 @@ def read_text(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
         if (frame.iloc[:, place] != "").any():
             raise InputError(f"{path}: column {place + 1} has values but no name in the header")
     return frame.loc[:, [bool(name) for name in header]]
+
+
+def _newlines(field: str) -> str:
+    return field.replace("\r\n", "\n").replace("\r", "\n") if "\r" in field else field
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -186,6 +192,20 @@ def _typed(values: list[str], dtype: str) -> pd.Series:
     if np.dtype(dtype).kind == "f":
         return pd.Series([float(value) if value else np.nan for value in values], dtype=dtype)
     return pd.Series(np.array([int(value) for value in values], dtype=dtype))
+
+
+def no_formula(text: str) -> str:
+    """Return a text of a stranger on one line that no spreadsheet takes for a formula.
+
+    As OWASP advises, an apostrophe stands before what begins with =, +, - or @.
+
+    Examples
+    --------
+    >>> no_formula("=1+1"), no_formula("drug 5 uM")
+    ("'=1+1", 'drug 5 uM')
+    """
+    shown = one_line(text)
+    return f"'{shown}" if shown.startswith(FORMULA) else shown
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

@@ -4,12 +4,13 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import uuid
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
-from pathlib import Path
+from pathlib import Path, PurePath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,6 +22,7 @@ from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LARGEST_SEGMENT = 1 << 31
+MOST_PLANES = 1 << 24
 CACHE_BYTES = 64 << 20
 SMALL_RUN = 1 << 16
 TILE_PX = 512
@@ -64,8 +66,9 @@ def scenes(path: Path) -> tuple[str, list[Scene]]:
     with _messages() as texts:
         try:
             file = tifffile.TiffFile(path)
+            _check_chain(path, file)
+            ome = _ome(path, file) if file.is_ome else None
             series = list(file.series)
-            ome = ElementTree.fromstring(file.ome_metadata) if file.is_ome else None
             found = [one for one in series if one.keyframe is None or not one.keyframe.is_reduced]
             result = [_scene(path, file, one, ome, series.index(one)) for one in found or series]
         except InputError:
@@ -82,6 +85,53 @@ def scenes(path: Path) -> tuple[str, list[Scene]]:
     names = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF"}
     kind = names.get(found[0].kind if found else "", "TIFF")
     return ("Big" + kind if file.is_bigtiff and kind == "TIFF" else kind), result
+
+
+def _check_chain(path: Path, file: tifffile.TiffFile) -> None:
+    """Refuse a chain of pages that comes back to one: tifffile would follow it for hours."""
+    tiff, handle = file.tiff, file.filehandle
+    order = "little" if file.byteorder == "<" else "big"
+    offset, seen = file.pages.first.offset, set()
+    while offset not in seen:
+        seen.add(offset)
+        handle.seek(offset)
+        head = handle.read(tiff.tagnosize)
+        n_tags = int.from_bytes(head, order)
+        handle.seek(n_tags * tiff.tagsize, os.SEEK_CUR)
+        offset = int.from_bytes(handle.read(tiff.offsetsize), order)
+        if not 0 < offset < handle.size:
+            return
+    raise InputError(f"{path}: damaged TIFF: its pages form a circle; export the file again")
+
+
+def _ome(path: Path, file: tifffile.TiffFile) -> ElementTree.Element:
+    """Return the OME-XML of a file; it is looked at before tifffile believes what it says."""
+    text = file.ome_metadata
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"{path}: OME-XML that declares entities; export the image again")
+    ome = ElementTree.fromstring(text)
+    n_pixels = math.prod(file.pages.first.shape) or 1
+    for pixels in ome.findall("{*}Image/{*}Pixels"):
+        sizes = [int(pixels.get(f"Size{axis}", 1)) for axis in "XYCZT"]
+        if min(sizes) < 1 or math.prod(sizes) // n_pixels > MOST_PLANES:
+            raise InputError(
+                f"{path}: OME-XML says sizes x, y, c, z, t of {sizes}, which the file cannot have; "
+                "export the image again"
+            )
+        told = [n for data in pixels.findall("{*}TiffData") for n in data.attrib.values()]
+        if not all(0 <= int(n) <= MOST_PLANES for n in told):
+            raise InputError(
+                f"{path}: OME-XML tells of planes {', '.join(told)[:200]}, which the file cannot "
+                "have; export the image again"
+            )
+    for one in ome.findall(".//{*}UUID"):
+        name = one.get("FileName", "")
+        if PurePath(name).is_absolute() or ".." in PurePath(name.replace("\\", "/")).parts:
+            raise InputError(
+                f"{path}: OME-XML names the file '{name}'; all files of a set must lie in one "
+                "folder"
+            )
+    return ome
 
 
 def _scene(

@@ -33,7 +33,7 @@ def read(path: Path, needs: Sequence[str] = (), batch: int | None = None) -> dic
         batches = [(int(first), int(end)) for first, end in facts.get("batches", [])]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; needs the tiles.json of tile.py") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not a tiles.json of tile.py ({error!r})") from error
     if len(set(lengths.values())) != 1:
         raise InputError(f"{path}: not a tiles.json of tile.py (lengths {lengths})")
