@@ -5,7 +5,7 @@ defect the smallest case that was met is kept. Exit status 1: there were defects
 
 Example
 -------
-    python benchmarks/fuzz/fuzz.py --cases 10000 --seed 1 --work /tmp/fuzz --output fuzz.md
+    python benchmarks/fuzz/fuzz.py --cases 10000 --seed 1 --work WORK --output fuzz.md
 """
 
 import argparse

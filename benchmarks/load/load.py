@@ -7,7 +7,7 @@ and the files that it left, are counted per image.
 
 Example
 -------
-    python benchmarks/load/load.py --plan 1000 --run 30 --work /tmp/load --output load.json
+    python benchmarks/load/load.py --plan 1000 --run 30 --work WORK --output load.json
 """
 
 import argparse

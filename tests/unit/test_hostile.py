@@ -108,7 +108,7 @@ def test_a_png_of_16_bits_counts_its_bytes(tmp_path):
     [
         ('SizeC="2"', 'SizeC="2147483647"', "which the file cannot have"),
         ('SizeX="32"', 'SizeX="4294967296"', "which the file cannot have"),
-        ('PlaneCount="6"', 'PlaneCount="9007199254740992"', "tells of planes 0, 0, 0, 0, 9007"),
+        ('PlaneCount="6"', 'PlaneCount="9007199254740992"', "tells of planes 0, 9007"),
         ('IFD="0"', 'IFD="4294967295"', "tells of planes"),
         ('SizeT="1"', 'SizeT="-1"', "which the file cannot have"),
         ("a.ome.tif", "../beside/secret.tif", "must lie in one"),

@@ -23,6 +23,7 @@ from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LARGEST_SEGMENT = 1 << 31
 MOST_PLANES = 1 << 24
+PLANES = ("IFD", "PlaneCount", "FirstC", "FirstZ", "FirstT")
 CACHE_BYTES = 64 << 20
 SMALL_RUN = 1 << 16
 TILE_PX = 512
@@ -118,7 +119,8 @@ def _ome(path: Path, file: tifffile.TiffFile) -> ElementTree.Element:
                 f"{path}: OME-XML says sizes x, y, c, z, t of {sizes}, which the file cannot have; "
                 "export the image again"
             )
-        told = [n for data in pixels.findall("{*}TiffData") for n in data.attrib.values()]
+        found = pixels.findall("{*}TiffData")
+        told = [one.get(name, "0") for one in found for name in PLANES]
         if not all(0 <= int(n) <= MOST_PLANES for n in told):
             raise InputError(
                 f"{path}: OME-XML tells of planes {', '.join(told)[:200]}, which the file cannot "
