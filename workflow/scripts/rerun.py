@@ -19,14 +19,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from iaunet import __version__, checksums, cli, machine, records, tables
+from iaunet import __version__, checksums, cli, machine, records, sealed, tables
 from iaunet.errors import InputError
 
 log = logging.getLogger("rerun")
 
 FILES = ("objects.csv", "objects.parquet", "seams.csv", "metrics.json")
-TIMES = ("seconds", "mpx_per_s")
-"""What metrics.json says of the time that it took."""
+TIMES = ("seconds", "mpx_per_s", sealed.KEY)
+"""What metrics.json says of the time that it took, and the checksum that holds it."""
 SHOWN = 10
 
 
