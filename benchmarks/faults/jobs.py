@@ -33,8 +33,8 @@ OUTPUTS = {
 }
 VOLATILE = {"seconds", "cpu_seconds", "network_seconds", "started", "peak_memory_mb", "mpx_per_s"}
 VOLATILE |= {"network_cpu_seconds", "clustering_seconds", "first_tile_seconds"}
-VOLATILE |= {"host", "checksum", "outputs"}
-"""Keys of JSON files that differ from run to run: times, and checksums of what holds them."""
+VOLATILE |= {"host", "folder", "checksum", "outputs"}
+"""Keys of JSON files that differ from run to run: times, places, and checksums of what has them."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def tiled(folder, model, image, batches=2):
     labels = [folder / f"labels-{batch}.zarr" for batch in range(batches)]
     for batch, store in enumerate(stores):
         words = [*common, "--store", folder / "image.zarr", "--batch", batch, "--output", store]
-        words += ["--device", "cpu", "--backend", "auto", "--threads", "1"]
+        words += ["--device=cpu", "--backend=auto", "--precision=float32", "--threads=1"]
         infer.main([str(word) for word in words])
     for batch, store in enumerate(labels):
         words = [*common, "--outputs", *stores, "--batch", batch, "--output", store]

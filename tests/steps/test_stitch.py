@@ -14,7 +14,7 @@ import number
 import paint
 import stitch
 from iaunet import (
-    checkpoint,
+    checksums,
     cli,
     grid,
     identity,
@@ -200,7 +200,7 @@ def cluster_and_stitch(folder, drawn, core, n_batches, **more):
     run = Run(folder, np.zeros(shape, np.uint32), core, n_batches)
     values = {"seed": 0.3, "min_size": 3, **more.pop("clustering", {})}
     write_header_model(folder / "m.safetensors", ndim, clustering=values, **more)
-    run.tiles["model"] = {"name": "m", "sha256": checkpoint.sha256(folder / "m.safetensors")}
+    run.tiles["model"] = {"name": "m", "sha256": checksums.sha256(folder / "m.safetensors")}
     options = run.write()
     (folder / "outputs").mkdir()
     paths, _ = drawn_outputs.store(folder / "outputs", drawn, core, (4,) * ndim, n_batches)
