@@ -178,6 +178,7 @@ class _Chunks:
                 f"{folder}: chunks of {array.chunks} have {n_bytes:,} bytes; at most "
                 f"{unpacking.LARGEST_CHUNK:,} are read, write the store with smaller ones"
             )
+        unpacking.expect(array.metadata, n_bytes)
         self.absent: set[tuple[int, ...]] = set()
         self.warnings: list[str] = []
 

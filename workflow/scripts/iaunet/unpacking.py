@@ -6,6 +6,7 @@ it is unpacked (blosc, lz4, zstd say it), or unpacking stops there (gzip, zlib, 
 
 import bz2
 import lzma
+import math
 import zlib
 from collections.abc import Callable
 from functools import cached_property
@@ -16,6 +17,9 @@ import zarr
 from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ndarray_copy
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer
+from zarr.core.buffer.cpu import as_numpy_array_wrapper
 
 LARGEST_CHUNK = 1 << 29
 """Bytes that a chunk may unpack to."""
@@ -40,15 +44,15 @@ HARMLESS = [
 """Names of codecs that unpack nothing."""
 
 
-def _stream(content: bytes, machine: Callable[[], object]) -> bytes:
-    """Return what one or several streams unpack to; stop when it is too much."""
-    parts, left = [], LARGEST_CHUNK
+def _stream(content: bytes, machine: Callable[[], object], most: int) -> bytes:
+    """Return what one or several streams unpack to; stop beyond `most` bytes."""
+    parts, left = [], most
     while content:
         unpacking = machine()
         parts.append(unpacking.decompress(content, left + 1))
         left -= len(parts[-1])
         if left < 0:
-            raise ValueError(f"unpacks to more than {LARGEST_CHUNK:,} bytes")
+            raise ValueError(f"unpacks to more than {most:,} bytes")
         if not unpacking.eof:
             raise ValueError("packed data end too early")
         content = unpacking.unused_data
@@ -79,7 +83,8 @@ def _streaming(codec: type[Codec], machine: Callable[[], object]) -> type[Codec]
         codec_id = codec.codec_id
 
         def decode(self, buf: object, out: object = None) -> object:
-            return ndarray_copy(_stream(ensure_bytes(buf), machine), out)
+            most = getattr(self, "most", LARGEST_CHUNK)
+            return ndarray_copy(_stream(ensure_bytes(buf), machine, most), out)
 
     return Bounded
 
@@ -124,9 +129,10 @@ V2 = {
 class Gzip3(GzipCodec):
     """Gzip of Zarr v3."""
 
-    @cached_property
-    def _gzip_codec(self) -> Codec:
-        return V2["gzip"](self.level)
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        codec = V2["gzip"](self.level)
+        codec.most = _widest(math.prod(chunk_spec.shape) * chunk_spec.dtype.item_size)
+        return as_numpy_array_wrapper(codec.decode, chunk_bytes, chunk_spec.prototype)
 
 
 class Zstd3(ZstdCodec):
@@ -152,6 +158,17 @@ for name, bounded in V2.items():
 for name, bounded in (("gzip", Gzip3), ("zstd", Zstd3), ("blosc", Blosc3)):
     zarr.registry.register_codec(name, bounded, qualname=f"{__name__}.{bounded.__name__}")
     zarr.config.set({f"codecs.{name}": f"{__name__}.{bounded.__name__}"})
+
+
+def _widest(n_bytes: int) -> int:
+    """Return the bytes that a chunk of so many may have before other codecs: eight times wider."""
+    return min(8 * n_bytes + 1024, LARGEST_CHUNK)
+
+
+def expect(metadata: object, n_bytes: int) -> None:
+    """Let the chunks of an array of Zarr v2 unpack to what they hold, and no more."""
+    if metadata.zarr_format == 2 and metadata.compressor is not None:
+        metadata.compressor.most = _widest(n_bytes)
 
 
 def unbounded(metadata: object) -> list[str]:
