@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 import cluster
 import infer
@@ -14,8 +15,8 @@ import measure
 import nets
 import stitch
 import tile
+from iaunet import backends, clustering, omezarr, predict, synthetic, tables
 from iaunet import checkpoint as model_files
-from iaunet import clustering, omezarr, predict, synthetic, tables
 
 MODELS = Path(__file__).resolve().parents[1] / "resources" / "models"
 OF_THE_TILING = ["crosses_seam", "n_tiles"]
@@ -271,7 +272,8 @@ def test_blocks_of_the_network_give_the_labels_of_one_pass_over_the_whole_image(
     image = omezarr.open_level(results[0] / "image.zarr")[:].astype(np.float32)
     low, high = tiles["limits"]
     scaled = ((image - np.float32(low)) * np.float32(1 / (high - low))).clip(*predict.CLIP)
-    outputs = predict.whole(net, scaled)
+    engine = backends.prepare(net, "auto", "auto", torch.device("cpu"), 1)
+    outputs = predict.whole(engine, scaled)
     settings = clustering.Settings.from_dict(meta["clustering"], image.ndim)
     expected = clustering.label_array(outputs, settings, net.id_stride)
     found = omezarr.open_labels(results[0] / "image.ome.zarr")[:]
