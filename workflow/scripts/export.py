@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iaunet import backends, checkpoint, checksums, cli, extras, predict, synthetic
+from iaunet import backends, checkpoint, checksums, cli, extras, normalize, predict, synthetic
 from iaunet.errors import InputError
 
 log = logging.getLogger("export")
@@ -100,9 +100,9 @@ def drawn(net: torch.nn.Module) -> torch.Tensor:
     wanted = {2: (256, 320), 3: (32, 96, 128)}[net.ndim]
     shape = tuple(-(-n // step) * step for n, step in zip(wanted, net.stride, strict=True))
     image, _ = synthetic.draw_nuclei(shape, rng, **synthetic.random_options(rng, net.ndim))
-    low, high = np.percentile(image, (1, 99.8))
-    scaled = np.clip((image - low) / max(high - low, 1e-6), *predict.CLIP)
-    return torch.from_numpy(scaled.astype(np.float32))[None, None]
+    limits = normalize.limits(image, (1, 99.8))
+    scaled = normalize.scale(image, limits.low, limits.high).clip(*predict.CLIP)
+    return torch.from_numpy(scaled)[None, None]
 
 
 def compared(net: torch.nn.Module, image: torch.Tensor, backend: str) -> dict[str, dict]:

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.perf_counter()
     recorder = cli.Recorder("preview", args)
     image = images.open_image(args.image, args.channel, args.scene, args.frame)
-    model = model_file(args.model, image.ndim)
+    model = checkpoint.resolve(args.model or DEFAULT[image.ndim], MODELS)
     net, meta = checkpoint.load(model)
     if net.ndim != image.ndim:
         raise InputError(f"{args.image}: {image.ndim} axes, the model {model} needs {net.ndim}")
@@ -101,10 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     joiner = joining.Joiner.from_dict(meta["joining"]) if meta.get("joining") else None
 
     limits, share, middles, light = sampled(image, args.percentiles)
-    pixels = Pixels(image)
-    to = objectsize.choose_grid(pixels, args.diameter_px, model, limits, image.pixel_um)
+    to = objectsize.choose_grid(image, args.diameter_px, model, limits, image.pixel_um)
     clip = meta["normalize"].get("clip", predict.CLIP)
-    scaled = normalize.reader(pixels, limits.low, limits.high, clip)
+    scaled = normalize.reader(image, limits.low, limits.high, clip)
 
     def read(box: grid.Box) -> np.ndarray:
         return scale.resampled(scaled, image.shape, to["grid_shape"], box)
@@ -124,23 +123,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = {text: [len(np.unique(one[one > 0])) for one in of] for text, of in found.items()}
     log.info("%s: objects %s, %.0f s", args.output, counts, time.perf_counter() - began)
     recorder.write(counts=counts)
-
-
-class Pixels:
-    """An image file as an array that is read where it is sliced."""
-
-    def __init__(self, image: images.Image) -> None:
-        self.image, self.shape, self.ndim = image, image.shape, image.ndim
-
-    def __getitem__(self, box: grid.Box) -> np.ndarray:
-        return self.image.read(box)
-
-
-def model_file(name: str | None, ndim: int) -> Path:
-    """Return the path of a model: as given, a shipped one, or that for images of such axes."""
-    path = Path(name or DEFAULT[ndim])
-    shipped = MODELS / f"{path}.safetensors"
-    return path if path.is_file() or not shipped.is_file() else shipped
 
 
 def swept(sweep: str | None, values: dict, ndim: int) -> dict[str, Settings]:

@@ -202,7 +202,7 @@ def _look_up(labels, values, numbers, numbered, counts):
     """Write the number of every label; count its voxels; return how many have no number."""
     nothing = numbered.dtype.type(0)
     previous = np.uint64(0)
-    place, number, n_strange = -2, nothing, 0
+    place, number, n_strange = -1, nothing, 0
     seen = np.zeros(SEEN, dtype=np.uint64)  # the lines of an object follow each other
     places = np.zeros(SEEN, dtype=np.int64)
     for voxel in range(len(labels)):
@@ -220,7 +220,7 @@ def _look_up(labels, values, numbers, numbered, counts):
                         high = middle
                 known = low < len(values) and values[low] == label
                 seen[slot], places[slot] = label, low if known else -1
-            place = places[slot] if label != 0 else -2
+            place = places[slot] if label != 0 else -1
             number = numbers[place] if place >= 0 else nothing
         numbered[voxel] = number
         if place >= 0:

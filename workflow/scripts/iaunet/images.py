@@ -90,6 +90,10 @@ class Image:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity
             return np.ascontiguousarray(values, self.dtype).reshape(box_shape(box))
 
+    def __getitem__(self, box: Box) -> np.ndarray:
+        """Return what `read` does: an image can stand where an array is sliced."""
+        return self.read(box)
+
     def blocks(self, align_px: Sequence[int], max_bytes: int | None = None) -> Iterator[Box]:
         """Yield boxes of about `max_bytes` that partition the image, in the order of the file.
 
