@@ -16,6 +16,7 @@ if Path("config.yaml").is_file():
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/scheduler.smk"
 include: "workflow/rules/slurm.smk"
 include: "workflow/rules/tile.smk"
 include: "workflow/rules/segment.smk"

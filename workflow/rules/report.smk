@@ -22,6 +22,7 @@ rule measure:
         "logs/measure/{image}.log",
     benchmark:
         "benchmarks/measure/{image}.tsv"
+    priority: 6
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -67,6 +68,7 @@ rule report:
         "logs/report/{image}.log",
     benchmark:
         "benchmarks/report/{image}.tsv"
+    priority: 7
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -95,6 +97,7 @@ rule export_labels:
         "logs/export_labels/{image}/{suffix}.log",
     benchmark:
         "benchmarks/export_labels/{image}/{suffix}.tsv"
+    priority: 8
     conda:
         "../../envs/cpu.yaml"
     threads: 1

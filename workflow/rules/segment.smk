@@ -11,6 +11,7 @@ rule infer:
         "logs/infer/{image}/{batch}.log",
     benchmark:
         "benchmarks/infer/{image}/{batch}.tsv"
+    priority: 1
     conda:
         "../../envs/gpu.yaml"
     threads: 1
@@ -47,6 +48,7 @@ rule cluster:
         "logs/cluster/{image}/{batch}.log",
     benchmark:
         "benchmarks/cluster/{image}/{batch}.tsv"
+    priority: 2
     conda:
         "../../envs/cpu.yaml"
     threads: 1

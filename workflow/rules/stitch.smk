@@ -13,6 +13,7 @@ rule number:
         "logs/number/{image}.log",
     benchmark:
         "benchmarks/number/{image}.tsv"
+    priority: 3
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -43,6 +44,7 @@ rule paint:
         "logs/paint/{image}/{part}.log",
     benchmark:
         "benchmarks/paint/{image}/{part}.tsv"
+    priority: 4
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -87,6 +89,7 @@ rule stitch:
         "logs/stitch/{image}.log",
     benchmark:
         "benchmarks/stitch/{image}.tsv"
+    priority: 5
     conda:
         "../../envs/gpu.yaml"
         if config["stitching"]["verify_windows"]

@@ -158,8 +158,9 @@ class IAUNet(nn.Module):
         self.id_norm = NORM[ndim](id_width, momentum=0.05)
         self.id_out = CONV[ndim](id_width, id_dim, 1)
         self.register_buffer("max_offset", _column(max_offset, ndim), persistent=False)
-        self.register_buffer("max_lsig", _column(max_sigma, ndim).log(), persistent=False)
-        self._initialise(max_sigma)
+        self.register_buffer("max_lsig", _column(_logarithms(max_sigma), ndim), persistent=False)
+        if not self.head.weight.is_meta:  # for that torch imports its compiler, for a second
+            self._initialise(max_sigma)
 
     def _initialise(self, max_sigma: Sequence[float]) -> None:
         nn.init.normal_(self.head.weight, std=0.02)
@@ -318,6 +319,11 @@ def _product(pools: Sequence[Sequence[int]], ndim: int) -> tuple[int, ...]:
 
 def _column(values: Sequence[float], ndim: int) -> torch.Tensor:
     return torch.tensor([float(v) for v in values]).reshape(1, ndim, *[1] * ndim)
+
+
+def _logarithms(values: Sequence[float]) -> list[float]:
+    """Return natural logarithms, 32-bit, also while the device is "meta"."""
+    return torch.tensor([float(v) for v in values], device="cpu").log().tolist()
 
 
 def _check(
