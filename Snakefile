@@ -18,6 +18,7 @@ if Path("config.yaml").is_file():
 include: "workflow/rules/common.smk"
 include: "workflow/rules/scheduler.smk"
 include: "workflow/rules/slurm.smk"
+include: "workflow/rules/warm.smk"
 include: "workflow/rules/tile.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/stitch.smk"
@@ -38,7 +39,13 @@ rule all:
 onstart:
     check_cluster()
     note_run()
+    start_warm()
+
+
+onsuccess:
+    stop_warm()
 
 
 onerror:
+    stop_warm()
     summarize_failed_run()

@@ -1,0 +1,141 @@
+"""A step that is forked from a warm process is the step: same bytes, same status, same end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
+SLEEP = "import sys, time; print('here', flush=True); time.sleep(60)"
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """Yield the address of a warm process, and the process."""
+    folder = tmp_path_factory.mktemp("warm") / "own"
+    folder.mkdir()
+    command = [sys.executable, SCRIPTS / "warm.py", folder / "socket"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        wait_for((folder / "socket").exists, seconds=120)
+        yield folder / "socket", process
+        process.stdin.close()
+        assert process.wait(30) == 0
+    assert not folder.exists()
+
+
+def wait_for(happened, seconds=30):
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def start(address, *words, **options):
+    command = [sys.executable, "-I", "-S", SCRIPTS / "start.py", address, *words]
+    return subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def script(tmp_path, text):
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    return path
+
+
+def test_the_process_has_no_threads_that_a_fork_would_lose(warm):
+    assert psutil.Process(warm[1].pid).num_threads() == 1
+
+
+def test_a_step_does_what_it_does_without(warm, tmp_path):
+    said = []
+    for name, command in {
+        "warm": [sys.executable, "-I", "-S", SCRIPTS / "start.py", warm[0]],
+        "plain": [sys.executable],
+    }.items():
+        (tmp_path / name).mkdir()
+        words = [*command, SCRIPTS / "evaluate.py", "--predicted", "none.tif"]
+        words += ["--reference", "none.tif"]
+        done = subprocess.run(
+            [str(word) for word in words], cwd=tmp_path / name, capture_output=True, text=True
+        )
+        said.append((done.returncode, done.stdout, done.stderr))
+    assert said[0] == said[1]
+    assert said[0][0] == 1
+    assert said[0][2].startswith("error: none.tif")
+
+
+def test_environment_folder_arguments_and_files_are_those_of_who_asks(warm, tmp_path):
+    text = "import os, sys; print(os.getcwd(), os.environ['ODD'], sys.argv[1:], sys.stdin.read())"
+    with start(
+        warm[0],
+        script(tmp_path, text),
+        "a b",
+        "é\n",
+        stdin=subprocess.PIPE,
+        cwd=tmp_path,
+        env=os.environ | {"ODD": "x=y z"},
+    ) as process:
+        out, err = process.communicate("in")
+    assert (out, err) == (f"{tmp_path} x=y z ['a b', 'é\\n'] in\n", "")
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 77])
+def test_the_exit_status_is_that_of_the_step(warm, tmp_path, status):
+    with start(warm[0], script(tmp_path, f"import sys; sys.exit({status})")) as process:
+        assert process.wait(30) == status
+
+
+def test_a_step_that_is_killed_looks_killed(warm, tmp_path):
+    text = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with start(warm[0], script(tmp_path, text)) as process:
+        assert process.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_step_ends_with_the_process_that_asked_for_it(warm, tmp_path, how):
+    with start(warm[0], script(tmp_path, SLEEP)) as process:
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(how)
+        assert process.wait(30) == -how
+    wait_for(lambda: all(map(is_over, children(warm[1]))))
+
+
+def children(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def is_over(process):
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_without_a_warm_process_python_starts_by_itself(tmp_path):
+    with start(tmp_path / "none", script(tmp_path, "print('done')")) as process:
+        assert process.communicate() == ("done\n", "")
+        assert process.returncode == 0
+
+
+def test_a_step_goes_on_when_the_warm_process_is_no_more(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    text = "import time; print('here', flush=True); time.sleep(1); open('made', 'w').close()"
+    command = [sys.executable, SCRIPTS / "warm.py", folder / "socket"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as warm_one:
+        wait_for((folder / "socket").exists, seconds=120)
+        with start(folder / "socket", script(tmp_path, text), cwd=tmp_path) as process:
+            assert process.stdout.readline() == "here\n"
+            warm_one.kill()
+            assert process.wait(30) == 0
+    assert (tmp_path / "made").exists()
