@@ -75,6 +75,25 @@ def test_blocks_give_what_the_network_gives_for_the_whole_image(ndim, rng):
         assert hidden.mean() < 1e-4, name
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_windows_of_one_value_are_computed_once_and_change_no_bit(ndim, rng, monkeypatch):
+    net = small_net(ndim)
+    shape = tuple(4 * n for n in SHAPE[ndim])
+    image = np.full(shape, 0.25, np.float32)
+    some = tuple(slice(0, n) for n in BLOCK[ndim])
+    image[some] = rng.normal(0.4, 0.4, BLOCK[ndim])
+    cores = [tile.core for tile in grid.tiles(shape, BLOCK[ndim])]
+    blocks = blocks_of(net, image)
+    reused = list(blocks.of_cores(cores))
+    again = blocks_of(net, image)
+    monkeypatch.setattr(again, "_of_window", lambda image, inner, _: again._evaluated(image, inner))
+    for found, wanted in zip(reused, again.of_cores(cores), strict=True):
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert 0 < blocks.n_reused < len(cores)
+    assert blocks.voxels_computed < again.voxels_computed
+
+
 def test_every_block_is_computed_once_and_few_are_ahead(rng):
     blocks = blocks_of(small_net(2), rng.normal(size=(300, 260)).astype(np.float32))
     asked, compute = [], blocks.compute

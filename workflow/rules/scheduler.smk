@@ -32,7 +32,7 @@ def most_urgent(scheduler):
 
     Every round asks for the sizes of all inputs of all of them.
     """
-    jobs = ALL_OPEN.fget(scheduler)
+    jobs = most_urgent.among(scheduler)
     return heapq.nlargest(AT_ONCE, jobs, key=lambda job: (job.priority, -job.jobid))
 
 
@@ -40,5 +40,7 @@ def most_urgent(scheduler):
 if hasattr(JobScheduler, "_schedule_reevalutation"):
     JobScheduler._schedule_reevalutation = look_again
 if isinstance(vars(JobScheduler).get("open_jobs"), property):
-    ALL_OPEN = JobScheduler.open_jobs
+    found = JobScheduler.open_jobs.fget
+    # This file may be read twice in one process.
+    most_urgent.among = getattr(found, "among", found)
     JobScheduler.open_jobs = property(most_urgent)

@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         precision=engine.precision,
         blocks_at_a_time=blocks.room.size,
         blocks_halved=blocks.n_halved,
+        blocks_reused=blocks.n_reused,
         failed_tiles=failed,
         **sample,
     )

@@ -53,6 +53,7 @@ ADDED = (
     "voxels",
     "voxels_computed",
     "blocks_halved",
+    "blocks_reused",
     "halo_checked",
     "halo_changed",
     "network_cpu_seconds",

@@ -165,7 +165,8 @@ class Blocks:
 
     When memory runs out, fewer blocks are computed at a time, which changes no bit; then the block
     that does not fit is computed in halves, each with its whole halo, which may move an output by
-    the last step of fixed point. A block that fails twice is given up, see `quarantine`.
+    the last step of fixed point. A block that fails twice is given up, see `quarantine`. A window
+    of one value all over is computed once: its outputs are those of all that are like it.
 
     Parameters
     ----------
@@ -204,7 +205,9 @@ class Blocks:
         self.device = device_of(net)
         self.voxels_computed = 0
         self.n_halved = 0
+        self.n_reused = 0
         self.room = Room(threads)
+        self._of_constant: dict[tuple, tuple[float, dict[str, np.ndarray]]] = {}
 
     def compute(self, index: int) -> dict[str, np.ndarray] | Failed:
         """Return the outputs of one block, cut at the image; or why there are none."""
@@ -216,7 +219,7 @@ class Blocks:
         image = np.zeros(grid.box_shape(window), np.float32)
         image[grid.shift(inside, grid.origin(window))] = self.read(inside)
         inner = grid.shift(block, grid.origin(window))
-        fixed = quarantine.attempt(lambda: self._evaluated(image, inner), f"block {index}")
+        fixed = self._of_window(image, inner, index)
         if isinstance(fixed, Failed):
             return fixed
         kept = tuple(
@@ -224,6 +227,21 @@ class Blocks:
             for side, n in zip(block, self.shape, strict=True)
         )
         return _cut(fixed, kept, self.net.id_stride)
+
+    def _of_window(
+        self, image: np.ndarray, inner: grid.Box, index: int
+    ) -> dict[str, np.ndarray] | Failed:
+        """Return what the network says of a window; of one value all over it may be known."""
+        value = image.flat[0] if image.min() == image.max() else None
+        place = (image.shape, str(inner))
+        known, fixed = self._of_constant.get(place, (None, None))
+        if value is not None and value == known:
+            self.n_reused += 1
+            return fixed
+        fixed = quarantine.attempt(lambda: self._evaluated(image, inner), f"block {index}")
+        if value is not None and not isinstance(fixed, Failed):
+            self._of_constant[place] = value, fixed
+        return fixed
 
     def _evaluated(self, image: np.ndarray, inner: grid.Box) -> dict[str, np.ndarray]:
         """Return the outputs of the inner box of a window; in halves when memory runs out."""
