@@ -5,6 +5,7 @@ with each of them the tiled result is the untiled one. Between them results diff
 digits. ONNX Runtime and OpenVINO are optional; both read the ONNX that `to_onnx` writes.
 """
 
+import copy
 import io
 import threading
 import warnings
@@ -14,16 +15,19 @@ from types import ModuleType
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from iaunet import extras
 from iaunet.errors import InputError, OptionError
-from iaunet.net import IAUNet, Outputs
+from iaunet.net import LAST, IAUNet, Outputs
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bfloat16")
 STORED = ("fg", "seed", "off", "lsig", "id", "emb", "sem")
 """Heads that are stored; the others are for training."""
 OPSET = 17
+NORMED = {"stem": "stem_norm", "conv1": "norm1", "conv2": "norm2", "id_mix": "id_norm"}
+"""Convolutions of our network and what follows them."""
 
 
 class _Standing(nn.Module):
@@ -37,17 +41,35 @@ class _Standing(nn.Module):
 
 
 class Torch(_Standing):
-    """A network in PyTorch, on its device; in bfloat16 its last layers stay float32."""
+    """A network in PyTorch, on its device; in bfloat16 its last layers stay float32.
+
+    Of ours the BatchNorms are folded into the convolutions, whose weights lie as the voxels do.
+    """
 
     def __init__(self, net: nn.Module, precision: str) -> None:
         super().__init__(net, "torch", precision)
-        self.net = net
+        self.net = folded(net) if isinstance(net, IAUNet) else net
 
     def forward(self, x: torch.Tensor) -> Outputs:
         """Return what the network does."""
         half = self.precision == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             return self.net(x)
+
+
+def folded(net: IAUNet) -> IAUNet:
+    """Return a copy without BatchNorms, which are parts of the convolutions, channels last.
+
+    Else PyTorch lays out the weights anew for every window.
+    """
+    net = copy.deepcopy(net).eval()
+    for module in net.modules():
+        for name, norm in NORMED.items():
+            if hasattr(module, norm):
+                conv = fuse_conv_bn_eval(getattr(module, name), getattr(module, norm))
+                setattr(module, name, conv)
+                setattr(module, norm, nn.Identity())
+    return net.to(memory_format=LAST[net.ndim])
 
 
 class Converted(_Standing):

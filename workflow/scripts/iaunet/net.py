@@ -23,6 +23,8 @@ from torch import nn
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""The layout, channels last, in which convolutions are fastest."""
 
 ID_PIXELS = 4
 """In-plane stride of the identity map; along z it is the pooling done by then."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from iaunet import fixedpoint, grid, quarantine
-from iaunet.net import IAUNet, Outputs, dependency_radius
+from iaunet.net import LAST, IAUNet, Outputs, dependency_radius
 from iaunet.quarantine import Failed
 
 log = logging.getLogger("predict")
@@ -105,8 +105,7 @@ def device_of(net: torch.nn.Module) -> torch.device:
 
 def laid_out(x: torch.Tensor) -> torch.Tensor:
     """Return the tensor channels last, in which convolutions are faster."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return x.contiguous(memory_format=formats[x.ndim])
+    return x.contiguous(memory_format=LAST[x.ndim - 2])
 
 
 def _cut(maps: dict, box: grid.Box, id_stride: Sequence[int]) -> dict:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from iaunet import checkpoint, cli
 from iaunet.errors import InputError
-from iaunet.net import IAUNet
+from iaunet.net import LAST, IAUNet
 from iaunet.objective import TERMS, Recipe, loss_terms
 from iaunet.predict import laid_out
 from iaunet.ranks import Ranks
@@ -61,8 +61,7 @@ class Trainer:
         self, net: IAUNet, recipe: Recipe, seed: int, data: str = "", ranks: Ranks | None = None
     ) -> None:
         self.ranks = ranks or Ranks()
-        formats = {2: torch.channels_last, 3: torch.channels_last_3d}
-        self.net = net.to(self.ranks.device, memory_format=formats[net.ndim])
+        self.net = net.to(self.ranks.device, memory_format=LAST[net.ndim])
         self.recipe = recipe
         self.seed = seed
         recipe_facts = {k: v for k, v in asdict(recipe).items() if k != "bf16"}

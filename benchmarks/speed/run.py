@@ -1,0 +1,372 @@
+r"""How close every step comes to what the machine can do: ratios, each measured in one run.
+
+Both sides of a ratio take turns in fresh processes with one thread, and the fastest of `--repeats`
+counts. Seconds are of the CPU, all threads together, unless a column says otherwise: other
+programs on the machine then matter least. What a step imports is not counted.
+
+Example
+-------
+    python benchmarks/speed/run.py --work /tmp/speed --output docs/benchmarks
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tifffile
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
+
+from iaunet import cli, synthetic
+
+log = logging.getLogger("speed")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPTS = REPOSITORY / "workflow/scripts"
+MODELS = {n: REPOSITORY / f"resources/models/nuclei-{n}d.safetensors" for n in (2, 3)}
+SHAPES = {2: (8192, 16384), 3: (128, 1024, 1024)}
+SEGMENTED = {2: (3072, 3072), 3: (64, 512, 512)}
+COMPRESSIONS = {"uncompressed": {}, "zstd, tiled": {"compression": "zstd", "tile": (512, 512)}}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+PARTS = ("tile", "network", "scaling")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = cli.base_parser(__doc__)
+    add = parser.add_argument
+    add("--work", type=Path, required=True, help="folder for images and stores")
+    add("--output", type=Path, required=True, help="folder for the tables, CSV")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    add("--repeats", type=int, default=3, help="the fastest counts (default 3)")
+    add("--peers", type=Path, help="a Python that has ome-zarr and ngff-zarr")
+    add("--one", nargs="+", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def field(shape: Sequence[int]) -> np.ndarray:
+    """Return an image of drawn nuclei on a noisy background, uint16; one field, repeated."""
+    rng = np.random.default_rng(0)
+    tile = {2: (1024, 1024), 3: (64, 512, 512)}[len(shape)]
+    drawn, _ = synthetic.draw_nuclei(tile, rng, diameter_px=24)
+    counts = [-(-n // m) for n, m in zip(shape, drawn.shape, strict=True)]
+    whole = np.tile(drawn, counts)[tuple(slice(0, n) for n in shape)]
+    # Noise of its own everywhere: repeated bytes would compress, and be read, too well.
+    return (whole + rng.integers(0, 32, shape, dtype=np.uint16)).astype(np.uint16)
+
+
+def step(name: str, folder: Path, *options: object) -> dict:
+    """Run a step in a process of its own; return its record, with seconds of the work alone."""
+    record = folder / f"{name}.json"
+    command = [sys.executable, SCRIPTS / f"{name}.py", *options, "--record", record]
+    environment = os.environ | ONE_THREAD
+    subprocess.run([str(w) for w in command], check=True, env=environment, capture_output=True)
+    return json.loads(record.read_text())
+
+
+def alone(what: str, *words: object, python: str | Path = sys.executable) -> dict:
+    """Do a part of this script in a process of its own; return what it prints, JSON."""
+    command = [python, __file__, "--work", ".", "--output", ".", "--one", what, *words]
+    environment = os.environ | ONE_THREAD
+    done = subprocess.run(
+        [str(w) for w in command], env=environment, check=True, capture_output=True, text=True
+    )
+    return json.loads(done.stdout)
+
+
+def fastest(runs: Sequence[dict], key: str = "seconds") -> dict:
+    """Return the run that took least."""
+    return min(runs, key=lambda run: run[key])
+
+
+def timed(work: Callable[[], object]) -> dict:
+    """Return seconds of the CPU and of the clock."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {"seconds": time.process_time() - cpu, "wall": time.perf_counter() - clock}
+
+
+def fresh(path: Path) -> Path:
+    """Return a path at which there is nothing."""
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+def tile_options(image: Path, out: Path, ndim: int) -> list[object]:
+    """Return the options of tile.py."""
+    return [
+        "--image", image, "--name", "x", "--model", MODELS[ndim], "--core-px", "auto",
+        "--halo", "exact", "--batches", 1, "--percentiles", 1, 99.8, "--diameter-px", "native",
+        "--output", fresh(out / "image.zarr"), "--tiles", out / "tiles.json",
+    ]  # fmt: skip
+
+
+def one_ours(image: str, out: str, ndim: str) -> dict:
+    """Time tile.py, everything that it does."""
+    import tile
+
+    words = [str(word) for word in tile_options(Path(image), Path(out), int(ndim))]
+    return timed(lambda: tile.main(words)) | {"peak_mb": cli.peak_memory_mb()}
+
+
+def one_copy(image: str, out: str, _: str) -> dict:
+    """Time tifffile reading the file and zarr writing the chunks of our level 0."""
+    import zarr
+
+    from iaunet import omezarr
+
+    model = omezarr.open_level(Path(out) / "image.zarr")
+    path = fresh(Path(out) / "copy.zarr")
+
+    def copy() -> None:
+        values = tifffile.imread(image)
+        array = zarr.create_array(
+            path, shape=model.shape, dtype=model.dtype, chunks=model.chunks,
+            shards=model.shards, compressors=model.compressors,
+        )  # fmt: skip
+        for box in omezarr.shard_boxes(array):
+            array[box] = values[box]
+
+    return timed(copy) | {"peak_mb": cli.peak_memory_mb()}
+
+
+def one_codec(image: str, out: str, _: str) -> dict:
+    """Time the compression of our chunks alone, in memory."""
+    from numcodecs import Blosc
+
+    values = tifffile.imread(image)
+    chunk = {2: (512, 512), 3: (16, 128, 128)}[values.ndim]
+    corners = np.ndindex(*(n // m for n, m in zip(values.shape, chunk, strict=True)))
+    chunks = [
+        np.ascontiguousarray(
+            values[tuple(slice(k * m, (k + 1) * m) for k, m in zip(corner, chunk, strict=True))]
+        )
+        for corner in corners
+    ]
+    codec = Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE)
+    return timed(lambda: [codec.encode(one) for one in chunks])
+
+
+def one_ome_zarr(image: str, out: str, _: str) -> dict:
+    """Time ome-zarr writing the pyramid of an image."""
+    import zarr
+    from ome_zarr.writer import write_image
+
+    path = fresh(Path(out) / "ome_zarr.zarr")
+
+    def write() -> None:
+        values = tifffile.imread(image)
+        chunks = {2: (512, 512), 3: (16, 128, 128)}[values.ndim]
+        group = zarr.open_group(str(path), mode="w")
+        write_image(values, group, axes="zyx"[-values.ndim :], storage_options={"chunks": chunks})
+
+    return timed(write)
+
+
+def one_ngff_zarr(image: str, out: str, _: str) -> dict:
+    """Time ngff-zarr writing the pyramid of an image."""
+    import ngff_zarr
+
+    path = fresh(Path(out) / "ngff_zarr.zarr")
+
+    def write() -> None:
+        values = tifffile.imread(image)
+        dims = list("zyx"[-values.ndim :])
+        chunks = dict(zip(dims, {2: (512, 512), 3: (16, 128, 128)}[values.ndim], strict=True))
+        ngff = ngff_zarr.to_ngff_image(values, dims=dims)
+        ngff_zarr.to_ngff_zarr(str(path), ngff_zarr.to_multiscales(ngff, chunks=chunks))
+
+    return timed(write)
+
+
+def one_bare(store: str, _: str, ndim: str) -> dict:
+    """Time the network on the windows of an image, tensors in memory, as infer.py computes them."""
+    import torch
+
+    from iaunet import backends, checkpoint, grid, omezarr, predict
+
+    torch.set_num_threads(1)
+    net, meta = checkpoint.load(MODELS[int(ndim)])
+    engine = backends.prepare(net, "auto", "auto", torch.device("cpu"), 1)
+    shape = omezarr.open_level(Path(store) / "image.zarr").shape
+    tiles = json.loads((Path(store) / "tiles.json").read_text())
+    padded = [-(-n // s) * s for n, s in zip(shape, net.stride, strict=True)]
+    windows = [
+        grid.box_shape(grid.grow(tile.core, tiles["halo"], padded))
+        for tile in grid.tiles(padded, meta["block"])
+    ]
+    made = [predict.laid_out(torch.rand(1, 1, *window)) for window in windows]
+
+    def compute() -> None:
+        with torch.inference_mode():
+            for x in made:
+                engine(x)
+
+    return timed(compute) | {"voxels": int(sum(np.prod(window) for window in windows))}
+
+
+ONE: dict[str, Callable[..., dict]] = {
+    "ours": one_ours,
+    "copy": one_copy,
+    "codec": one_codec,
+    "ome-zarr": one_ome_zarr,
+    "ngff-zarr": one_ngff_zarr,
+    "bare": one_bare,
+}
+
+
+def measure_tile(args: argparse.Namespace) -> pd.DataFrame:
+    """Return tile.py beside a copy, the codec alone, and what others need."""
+    rows = []
+    for ndim, shape in SHAPES.items():
+        values = field(shape)
+        for name, how in COMPRESSIONS.items():
+            folder = args.work / f"tile-{ndim}"
+            folder.mkdir(parents=True, exist_ok=True)
+            image = folder / "image.tif"
+            tifffile.imwrite(image, values, metadata={"axes": "zyx"[-ndim:].upper()}, **how)
+            who = ["ours", "copy", "codec"] + ["ome-zarr", "ngff-zarr"] * bool(args.peers)
+            found: dict[str, list[dict]] = {one: [] for one in who}
+            for _ in range(args.repeats):
+                for one in who:
+                    python = args.peers if one in ("ome-zarr", "ngff-zarr") else sys.executable
+                    found[one].append(alone(one, image, folder, ndim, python=python))
+            best = {one: fastest(runs) for one, runs in found.items()}
+            row = {"image": f"{ndim}D, {values.nbytes / 1e6:.0f} MB, {name}"}
+            row |= {f"{one}_s": round(run["seconds"], 2) for one, run in best.items()}
+            row["of_a_copy"] = round(best["ours"]["seconds"] / best["copy"]["seconds"], 2)
+            row["of_the_codec_rate"] = round(best["codec"]["seconds"] / best["ours"]["seconds"], 2)
+            row["peak_mb"] = round(max(run["peak_mb"] for run in found["ours"]))
+            rows.append(row)
+            log.info("%s", row)
+    return pd.DataFrame(rows)
+
+
+def chain(folder: Path, ndim: int, image: np.ndarray) -> dict[str, dict]:
+    """Segment an image as one batch; return the records of the steps."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    tifffile.imwrite(folder / "image.tif", image, metadata={"axes": "zyx"[-ndim:].upper()})
+    found = {"tile": step("tile", folder, *tile_options(folder / "image.tif", folder, ndim))}
+    (folder / "tile.json").rename(folder / "tile-record.json")
+    tiles = ["--tiles", folder / "tiles.json", "--model", MODELS[ndim]]
+    found["infer"] = step(
+        "infer", folder, *tiles, "--store", folder / "image.zarr", "--batch", 0,
+        "--device", "cpu", "--backend", "auto", "--threads", 1, "--output", folder / "0.zarr",
+    )  # fmt: skip
+    made = {"labels": "l.zarr", "tables": "t.parquet", "sightings": "s.parquet"}
+    made = {name: folder / path for name, path in (made | {"contacts": "c.parquet"}).items()}
+    found["cluster"] = step(
+        "cluster", folder, *tiles, "--outputs", folder / "0.zarr", "--batch", 0, "--output",
+        made["labels"], "--table", made["tables"], "--sightings", made["sightings"],
+        "--contacts", made["contacts"],
+    )  # fmt: skip
+    lists = [word for name, path in made.items() for word in (f"--{name}", path)]
+    out = {"identities": folder / "ids.parquet", "seams": folder / "seams.csv"}
+    outs = [word for name, path in out.items() for word in (f"--{name}", path)]
+    found["stitch"] = step(
+        "stitch", folder, "--store", folder / "image.zarr", *tiles[:2], *lists,
+        "--output", folder / "x.ome.zarr", *outs,
+    )  # fmt: skip
+    found["measure"] = step(
+        "measure", folder, "--store", folder / "x.ome.zarr", *tiles[:2], *outs,
+        "--output-csv", folder / "o.csv", "--output-parquet", folder / "o.parquet",
+        "--metrics", folder / "metrics.json", "--provenance", folder / "provenance.json",
+    )  # fmt: skip
+    return found
+
+
+def imports() -> dict[str, float]:
+    """Return the CPU seconds that every step needs before it begins."""
+    found = {}
+    for name in ("tile", "infer", "cluster", "stitch", "measure"):
+        before = os.times()
+        command = [sys.executable, SCRIPTS / f"{name}.py", "--help"]
+        subprocess.run(command, check=True, env=os.environ | ONE_THREAD, capture_output=True)
+        after = os.times()
+        spent = after.children_user + after.children_system
+        found[name] = spent - before.children_user - before.children_system
+    return found
+
+
+def measure_network(args: argparse.Namespace) -> pd.DataFrame:
+    """Return infer.py beside the bare network, cluster.py beside both, and bytes per voxel."""
+    start, rows = imports(), []
+    for ndim, shape in SEGMENTED.items():
+        folder = args.work / f"network-{ndim}"
+        image = field(shape)
+        runs, bare = [], []
+        for _ in range(args.repeats):
+            runs.append(chain(folder, ndim, image))
+            bare.append(alone("bare", folder, folder, ndim))
+        infer = fastest([run["infer"] for run in runs], "network_cpu_seconds")
+        network = fastest(bare)
+        rate = network["voxels"] / network["seconds"]
+        ours = infer["voxels_computed"] / infer["network_cpu_seconds"]
+        clustering = min(run["cluster"]["cpu_seconds"] for run in runs) - start["cluster"]
+        rows.append(
+            {
+                "image": f"{ndim}D, {' x '.join(map(str, shape))}",
+                "precision": infer["precision"],
+                "network_mvox_s": round(rate / 1e6, 3),
+                "infer_mvox_s": round(ours / 1e6, 3),
+                "of_the_network": round(ours / rate, 3),
+                "of_it_without_halo": round(infer["voxels"] / infer["voxels_computed"], 3),
+                "of_the_network_by_the_clock": round(
+                    min(run["wall"] for run in bare)
+                    / min(run["infer"]["network_seconds"] for run in runs),
+                    3,
+                ),
+                "cluster_s": round(clustering, 2),
+                "cluster_of_network": round(clustering / network["seconds"], 3),
+                "objects": runs[0]["cluster"]["n_objects"],
+                "output_bytes_per_voxel": round(infer["output_bytes"] / infer["voxels"], 2),
+            }
+        )
+        log.info("%s", rows[-1])
+    return pd.DataFrame(rows)
+
+
+def measure_scaling(args: argparse.Namespace) -> pd.DataFrame:
+    """Return CPU seconds per million pixels of every step, for 1, 4 and 16 times the pixels."""
+    start, rows = imports(), []
+    for times, side in ((1, 1024), (4, 2048), (16, 4096)):
+        found = chain(args.work / "scaling", 2, field((side, side)))
+        row: dict[str, object] = {"pixels": f"{side} x {side}", "times": times}
+        for name, record in found.items():
+            seconds = record["cpu_seconds"] - start[name]
+            row[f"{name}_s_per_mpx"] = round(seconds / (side * side / 1e6), 3)
+        row["peak_mb"] = round(max(record["peak_memory_mb"] for record in found.values()))
+        rows.append(row)
+        log.info("%s", row)
+    return pd.DataFrame(rows)
+
+
+MEASURE = {"tile": measure_tile, "network": measure_network, "scaling": measure_scaling}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the parts and write a table of each."""
+    args = parse_args(argv)
+    if args.one:
+        name, *words = args.one
+        print(json.dumps(ONE[name](*words)))  # noqa: T201
+        return
+    args.output.mkdir(parents=True, exist_ok=True)
+    for part in args.parts:
+        table = MEASURE[part](args)
+        with cli.write_whole(args.output / f"{part}.csv") as partial:
+            table.to_csv(partial, index=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)
