@@ -2,8 +2,8 @@ r"""What many small images cost beyond their work: the plan of 1,000, and a real
 
 Images are drawn once and then hard-linked under names of their own. `--plan` images are planned
 twice with `snakemake --dry-run`: with nothing known, and with the plan kept from before. `--run`
-images are segmented; what the run took beyond the CPU seconds that the steps themselves record,
-and the files that it left, are counted per image.
+images are segmented. Per image are told: what the run took beyond the CPU seconds that the steps
+themselves record; what the steps take in one process that has done an image before; files left.
 
 Example
 -------
@@ -115,6 +115,58 @@ def recorded(folder: Path) -> dict[str, float]:
     return {name: round(seconds, 1) for name, seconds in found.items()}
 
 
+def pure(folder: Path, n_images: int) -> float:
+    """Return CPU seconds per image of all steps in one process, without its first image.
+
+    What the work takes when nothing is started, imported or compiled for it.
+    """
+    import cluster
+    import infer
+    import measure
+    import report
+    import stitch
+    import tile
+
+    model = REPOSITORY / "resources/models/nuclei-2d.safetensors"
+    times = []
+    for index in range(n_images + 1):
+        out = folder / f"pure-{index}"
+        out.mkdir()
+        tiles, store, made = out / "tiles.json", out / "image.zarr", out / "x.ome.zarr"
+        lists = ["--labels", out / "l.zarr", "--tables", out / "t", "--sightings", out / "s"]
+        lists += ["--contacts", out / "c"]
+        found = ["--identities", out / "ids", "--seams", out / "seams.csv"]
+        told = ["--metrics", out / "metrics.json", "--provenance", out / "provenance.json"]
+        objects = ["--output-csv", out / "o.csv", "--output-parquet", out / "o.parquet"]
+        commands = {
+            tile: [
+                "--image", folder / f"images/{index}.tif", "--name", "x", "--model", model,
+                "--core-px", "auto", "--halo", "exact", "--batches", 1, "--percentiles", 1, 99.8,
+                "--diameter-px", "native", "--output", store, "--tiles", tiles,
+            ],
+            infer: [
+                "--store", store, "--tiles", tiles, "--model", model, "--batch", 0, "--device",
+                "cpu", "--backend", "auto", "--threads", 1, "--output", out / "0.zarr",
+            ],
+            cluster: [
+                "--tiles", tiles, "--model", model, "--outputs", out / "0.zarr", "--batch", 0,
+                "--output", out / "l.zarr", "--table", out / "t", "--sightings", out / "s",
+                "--contacts", out / "c",
+            ],
+            stitch: ["--store", store, "--tiles", tiles, *lists, "--output", made, *found],
+            measure: ["--store", made, "--tiles", tiles, *found, *objects, *told],
+            report: [
+                "--store", made, "--objects", out / "o.parquet", "--seams", out / "seams.csv",
+                "--tiles", tiles, *told, "--output", out / "report.html",
+            ],
+        }  # fmt: skip
+        began = time.process_time()
+        for step, words in commands.items():
+            step.main([str(word) for word in words])
+        times.append(time.process_time() - began)
+    return sum(times[1:]) / n_images
+
+
 def files_left(folder: Path, n_images: int) -> dict[str, float]:
     """Return how many files a run left per image, by folder."""
     count = {
@@ -142,12 +194,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_run(folder, args.run)
         cost = snakemake(folder, "--cores", str(args.cores))
         steps = recorded(folder)
+        alone = pure(folder, min(args.run, 9))
         found["run"] = {
             "images": args.run,
             "cores": args.cores,
             **cost,
             "cpu_seconds_in_steps": round(sum(steps.values()), 1),
             "cpu_seconds_by_step": steps,
+            "cpu_seconds_per_image": round(cost["cpu_seconds"] / args.run, 2),
+            "cpu_seconds_pure_per_image": round(alone, 2),
             "cpu_seconds_beside_per_image": round(
                 (cost["cpu_seconds"] - sum(steps.values())) / args.run, 2
             ),

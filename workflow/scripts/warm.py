@@ -11,6 +11,7 @@ Example
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import runpy
@@ -123,4 +124,5 @@ def forget_ended(how: int) -> None:
 
 if __name__ == "__main__":
     import_all()
+    gc.freeze()  # a collection would write to, and so copy, what was imported
     serve(sys.argv[1])

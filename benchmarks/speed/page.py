@@ -1,0 +1,187 @@
+r"""Write docs/benchmarks.md from the tables that the benchmarks leave: goals, figures, ratios.
+
+Example
+-------
+    python benchmarks/speed/page.py --tables docs/benchmarks --output docs/benchmarks.md
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
+
+from iaunet import cli
+from iaunet.errors import InputError
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT = Path(__file__).with_name("page.md")
+TB_PX = 5e11
+
+
+def parse_args(argv: Sequence[str] | None) -> object:
+    """Return the options."""
+    parser = cli.base_parser(__doc__)
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the CSV tables")
+    parser.add_argument("--output", type=Path, required=True, help="page to write, Markdown")
+    return parser.parse_args(argv)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Return a table."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run `make bench`, which writes it")
+    return pd.read_csv(path)
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return a table as Markdown."""
+    rows = [frame.columns, ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in shown)
+
+
+def span(values: pd.Series, form: str = "{:.2f}") -> str:
+    """Return the smallest and the largest of some figures."""
+    low, high = form.format(values.min()), form.format(values.max())
+    return low if low == high else f"{low} to {high}"
+
+
+def goal(part: str, against: str, wanted: str, found: str, *, met: object) -> dict[str, str]:
+    """Return a row of the table of goals."""
+    return {
+        "part": part,
+        "measured against": against,
+        "goal": wanted,
+        "here": found,
+        "": "met" if bool(met) else "missed",
+    }
+
+
+def goals(tables: Path) -> list[dict[str, str]]:
+    """Return the goals with what was measured."""
+    tile, network = read(tables / "tile.csv"), read(tables / "network.csv")
+    small = json.loads((tables / "load.json").read_text())["run"]
+    mosaic = read(tables / "mosaic.csv").set_index("who")
+    scale = read(DOCS / "scale/scale.csv")
+    seconds = scale.pivot_table(index="shape", columns="step", values="cpu_seconds")
+    large = scale.groupby("shape")["voxels"].first() > 1e8
+    stitch = (seconds["stitch"] / seconds["copy"])[large]
+    backends = pd.concat([read(DOCS / f"backends-{n}d.csv") for n in (2, 3)])
+    best = backends[backends["backend"] == "openvino"].groupby("precision")["times_as_fast"]
+    star = mosaic.loc["StarDist"]
+    mine = mosaic.drop("StarDist")
+    rows = [
+        goal(
+            "`tile.py`",
+            "tifffile reading the file and zarr writing the same chunks",
+            "at most 1.5 times",
+            f"{span(tile['of_a_copy'])} times, pyramid, statistics and checksum included",
+            met=tile["of_a_copy"].max() <= 1.5,
+        ),
+        goal(
+            "`tile.py`",
+            "compressing the chunks of level 0 in memory",
+            "0.6 of that rate",
+            span(tile["of_the_codec_rate"]),
+            met=tile["of_the_codec_rate"].min() >= 0.6,
+        ),
+        goal(
+            "`tile.py`",
+            "",
+            "below 1 GB at any size",
+            f"{tile['peak_mb'].max():.0f} MB",
+            met=tile["peak_mb"].max() < 1000,
+        ),
+        goal(
+            "`infer.py`, CPU",
+            "the bare network on the same windows, tensors in memory",
+            "95 % of its voxels per CPU second",
+            span(100 * network["of_the_network"], "{:.0f}") + " %",
+            met=network["of_the_network"].min() >= 0.95,
+        ),
+        goal(
+            "`infer.py`, CPU",
+            "the same, halo counted as waste",
+            "85 %",
+            span(100 * network["of_the_network"] * network["of_it_without_halo"], "{:.0f}") + " %",
+            met=(network["of_the_network"] * network["of_it_without_halo"]).min() >= 0.85,
+        ),
+        goal(
+            "network, CPU",
+            "PyTorch in float32",
+            "3 times",
+            f"OpenVINO in bfloat16 {span(best.get_group('bfloat16'))} times",
+            met=best.get_group("bfloat16").min() >= 3,
+        ),
+        goal(
+            "`cluster.py`",
+            "the network on the same tiles",
+            "at most 10 %",
+            span(100 * network["cluster_of_network"], "{:.0f}") + " %",
+            met=network["cluster_of_network"].max() <= 0.10,
+        ),
+        goal(
+            "`stitch.py`",
+            "zarr reading and writing the same labels",
+            "at most 1.25 times",
+            f"{span(stitch)} times, images above 100 million voxels",
+            met=stitch.max() <= 1.25,
+        ),
+        goal(
+            f"whole, {small['images']} images of 256 x 256 px",
+            "the same steps in one process, nothing started or imported",
+            "at most 1.3 times",
+            f"{small['cpu_seconds_per_image'] / small['cpu_seconds_pure_per_image']:.1f} times",
+            met=small["cpu_seconds_per_image"] <= 1.3 * small["cpu_seconds_pure_per_image"],
+        ),
+    ]
+    for who, row in mine.iterrows():
+        rows.append(
+            goal(
+                f"mosaic of nuclei, {who}",
+                "StarDist `predict_instances_big`, same threads",
+                "3 times as fast, less memory",
+                f"{star['wall'] / row['wall']:.1f} times by the clock, "
+                f"{star['cpu'] / row['cpu']:.1f} in CPU seconds; "
+                f"{row['peak_mb']:,.0f} MB beside {star['peak_mb']:,.0f}; "
+                f"AP50 {row['ap50']:.3f} beside {star['ap50']:.3f}",
+                met=star["wall"] / row["wall"] >= 3 and row["peak_mb"] < star["peak_mb"],
+            )
+        )
+    return rows
+
+
+def terabyte(tables: Path) -> str:
+    """Return core hours of every step for a terabyte of 16-bit pixels, from the largest image."""
+    row = read(tables / "scaling.csv").iloc[-1]
+    steps = [name for name in row.index if name.endswith("_s_per_mpx")]
+    found = {name.removesuffix("_s_per_mpx"): row[name] * TB_PX / 1e6 / 3600 for name in steps}
+    rows = [{"step": name, "core hours": f"{hours:,.0f}"} for name, hours in found.items()]
+    rows.append({"step": "all", "core hours": f"{sum(found.values()):,.0f}"})
+    return table(pd.DataFrame(rows))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    args = parse_args(argv)
+    text = TEXT.read_text(encoding="utf-8")
+    parts = {
+        "goals": table(pd.DataFrame(goals(args.tables))),
+        "terabyte": terabyte(args.tables),
+        **{
+            name: table(read(args.tables / f"{name}.csv"))
+            for name in ("tile", "network", "scaling", "mosaic")
+        },
+    }
+    for name, part in parts.items():
+        text = text.replace(f"{{{name}}}", part)
+    with cli.write_whole(args.output) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main)
