@@ -263,7 +263,9 @@ def test_a_mistake_is_one_line_and_status_1(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "error: a.tif: neither TIFF, PNG nor OME-Zarr; convert the image to OME-TIFF or OME-Zarr\n"
+        "error: a.tif: neither TIFF, PNG, OME-Zarr nor a format of docs/formats.md; convert it to "
+        "OME-TIFF or OME-Zarr, for instance with bioformats2raw or Fiji, or install the plug-in of "
+        "bioio that reads it\n"
     )
     assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "m.safetensors"}
 
