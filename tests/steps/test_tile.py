@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from ome_zarr_models.common.omero import Omero
 from ome_zarr_models.v05 import Image as ValidImage
 
 import tile
@@ -67,7 +68,11 @@ def test_the_store_holds_the_image_and_its_limits(run, shape, dtype, rng):
     )
     assert (tiles["shape"], tiles["dtype"]) == (list(shape), str(np.dtype(dtype)))
     assert (tiles["constant"], tiles["exact_halo"]) == (False, True)
-    ValidImage.from_zarr(zarr.open_group(out / "image.zarr", mode="r"))
+    group = zarr.open_group(out / "image.zarr", mode="r")
+    ValidImage.from_zarr(group)
+    (shown,) = Omero.model_validate(group.attrs["ome"]["omero"]).channels
+    window = [shown.window.min, shown.window.start, shown.window.end, shown.window.max]
+    assert window == [image.min(), *tiles["limits"], image.max()]
     record = json.loads((out / "record.json").read_text())
     assert record["step"] == "tile"
 

@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         keys = ("version", "channel", "limits", "range", "constant", "model", "source")
         omezarr.update_attrs(partial, {key: description[key] for key in keys})
+        omezarr.write_display(partial, description["limits"], description["range"])
     with cli.write_whole(args.tiles) as partial:
         partial.write_text(sealed.dumps(description))
     for warning in warnings:
