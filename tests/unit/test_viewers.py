@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from iaunet import omezarr
+from iaunet import images, omezarr
 
 REASON = "requirements-napari.txt not installed"
 
@@ -59,3 +59,14 @@ def test_a_constant_image_has_a_window_that_viewers_accept(tmp_path):
     path = drawn(tmp_path / "a.ome.zarr", np.full((40, 50), 7, np.uint8), (7.0, 7.0))
     data, options, _ = reader.napari_get_reader(str(path))(str(path))[0]
     assert list(layers.Image(data, **options).contrast_limits) == [7, 8]
+
+
+def test_labels_that_napari_saves_are_read_as_they_are(tmp_path, rng):
+    reader = pytest.importorskip("napari_ome_zarr", reason=REASON)
+    builtins = pytest.importorskip("napari_builtins.io", reason=REASON)
+    path = drawn(tmp_path / "a.ome.zarr", rng.integers(0, 99, (40, 50)).astype(np.uint8), (9, 50))
+    data, options, _ = reader.napari_get_reader(str(path))(str(path))[1]
+    corrected = np.array(data[0])
+    corrected[5:9, 5:9] = 70_000
+    builtins.napari_write_labels(str(tmp_path / "b.tif"), corrected, options)
+    np.testing.assert_array_equal(images.open_image(tmp_path / "b.tif").read(), corrected)

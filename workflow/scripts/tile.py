@@ -41,7 +41,7 @@ DIAMETER_HELP = (
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.base_parser(__doc__)
-    parser.add_argument("--image", type=Path, required=True, help="TIFF, PNG or OME-Zarr")
+    parser.add_argument("--image", type=Path, required=True, help="image file or OME-Zarr")
     parser.add_argument("--name", required=True, help="id of the image")
     parser.add_argument("--model", type=Path, required=True, help="model file")
     cli.add_sizes(parser, "--core-px", "size of the part a tile owns", ["auto"])

@@ -39,7 +39,7 @@ def refusal(path: Path) -> str:
         return f"{kind} is not read; {CONVERT}"
     if importlib.util.find_spec(package.replace("-", "_")):
         return f"damaged or unsupported {kind}; copy or export the file again"
-    line = f"python -m pip install --constraint constraints.txt {package}"
+    line = f"python -m pip install --constraint requirements.txt bioio {package}"
     if package == "bioio-dv":
         line = (
             "make formats in the repository, or python -m pip install --requirement "

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from iaunet import checksums, imaris, mosaics, olympus, plugins
+from iaunet import imaris, mosaics, olympus, plugins
 from iaunet.errors import InputError
 from iaunet.grid import Box, box_shape
 from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, framed, letters, to_um
@@ -62,6 +62,8 @@ def scenes(path: Path, suffix: str) -> tuple[str, list[Scene]]:
             f"{path}: {kind} needs the package {error.name}; type make formats in the repository, "
             "or python -m pip install --requirement requirements-formats.txt"
         ) from error
+    if suffix != ".oif":  # whose pixels are in other files
+        _check_size(path, found)
     return kind, _guarded(path, kind, found)
 
 
@@ -88,11 +90,8 @@ def others(path: Path) -> tuple[str, list[Scene]]:
     return f"{kind} {name}", _guarded(path, kind, all_scenes)
 
 
-def _guarded(path: Path, kind: str, found: list[Scene]) -> list[Scene]:
-    """Return scenes whose damage is told; a file too small for what it declares is refused."""
-    if not found:
-        raise InputError(f"{path}: {kind} without any image")
-    size = checksums.n_bytes(path)
+def _check_size(path: Path, found: list[Scene]) -> None:
+    size = path.stat().st_size
     for scene in found:
         declared = math.prod(scene.shape) * scene.dtype.itemsize
         if declared > LARGEST_UNCHECKED and declared > LARGEST_RATIO * size:
@@ -100,6 +99,13 @@ def _guarded(path: Path, kind: str, found: list[Scene]) -> list[Scene]:
                 f"{path}: declares {declared:,} bytes of pixels but has {size:,} bytes; the file "
                 "is truncated or damaged"
             )
+
+
+def _guarded(path: Path, kind: str, found: list[Scene]) -> list[Scene]:
+    """Return scenes whose damage is told while they are read."""
+    if not found:
+        raise InputError(f"{path}: {kind} without any image")
+    for scene in found:
         scene.read = _checked(path, kind, scene.read)
     return found
 
