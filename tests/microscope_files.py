@@ -99,3 +99,80 @@ def write_ims(path, values, pixel_um, names=(), pad=3):
         for k, name in enumerate(names):
             file.create_group(f"DataSetInfo/Channel {k}").attrs["Name"] = letters(name)
     return path
+
+
+def write_nd2(path, values, pixel_um, names):
+    """Write values (p, z, c, y, x), uint16, as an ND2 of positions; pixel sizes z and y, x."""
+    p, z, c, y, x = values.shape
+    spectrum = {"m_ExcitationSpectrum": {"uiCount": 0}, "m_EmissionSpectrum": {"uiCount": 0}}
+    attributes = {
+        "uiWidth": x,
+        "uiWidthBytes": 2 * x * c,
+        "uiHeight": y,
+        "uiComp": c,
+        "uiBpcInMemory": 16,
+        "uiBpcSignificant": 16,
+        "uiSequenceCount": p * z,
+        "eCompression": 2,
+    }
+    planes = {
+        f"a{k}": {"uiCompCount": 1, "sDescription": name, "pFluorescentProbe": spectrum}
+        for k, name in enumerate(names)
+    }
+    picture = {
+        "dCalibration": pixel_um[1],
+        "bCalibrated": True,
+        "dAspect": 1.0,
+        "sPicturePlanes": {"uiCount": c, "sPlaneNew": planes},
+    }
+    stack = {"eType": 4, "uLoopPars": {"uiCount": z, "dZStep": pixel_um[0]}}
+    points = {f"i{k:010}": {"dPosX": float(k), "dPosY": 0.0, "dPosZ": 0.0} for k in range(p)}
+    loops = {
+        "eType": 2,
+        "uLoopPars": {"uiCount": p, "Points": points},
+        "ppNextLevelEx": {"i0000000000": stack},
+    }
+    chunks = {
+        "ImageAttributesLV!": _variant({"SLxImageAttributes": attributes}),
+        "ImageMetadataSeqLV|0!": _variant({"SLxPictureMetadata": picture}),
+        "ImageMetadataLV!": _variant({"SLxExperiment": loops}),
+    }
+    for k, frame in enumerate(values.reshape(-1, c, y, x)):
+        content = np.ascontiguousarray(frame.transpose(1, 2, 0), "<u2").tobytes()
+        chunks[f"ImageDataSeq|{k}!"] = struct.pack("<d", k) + content
+    out = _chunk(b"ND2 FILE SIGNATURE CHUNK NAME01!", b"Ver3.0".ljust(64, b"\0"))
+    table = b""
+    for name, content in chunks.items():
+        table += name.encode() + struct.pack("<QQ", len(out), len(content))
+        out += _chunk(name.encode().ljust(4072, b"\0"), content)
+    end = b"ND2 CHUNK MAP SIGNATURE 0000001!"
+    table += end + struct.pack("<QQ", len(out), 0)
+    last = end + struct.pack("<Q", len(out))
+    path.write_bytes(out + _chunk(b"ND2 FILEMAP SIGNATURE NAME 0001!", table) + last)
+    return path
+
+
+def _chunk(name, content):
+    return struct.pack("<IIQ", 0x0ABECEDA, len(name), len(content)) + name + content
+
+
+def _variant(fields):
+    """Return nested names and values as ND2 stores them ("lite variant")."""
+    out = b""
+    for name, value in fields.items():
+        head = name.encode("utf-16-le") + b"\0\0"
+        if isinstance(value, dict):
+            inner = _variant(value)
+            size = 2 + len(head) + 12 + len(inner)
+            kind = 11
+            body = struct.pack("<IQ", len(value), size) + inner + bytes(8 * len(value))
+        elif isinstance(value, bool):
+            kind, body = 1, struct.pack("B", value)
+        elif isinstance(value, int):
+            kind, body = 3, struct.pack("<I", value)
+        elif isinstance(value, float):
+            kind, body = 6, struct.pack("<d", value)
+        else:
+            kind, body = 8, value.encode("utf-16-le") + b"\0\0"
+        out += struct.pack("BB", kind, len(name) + 1) + head + body
+    return out

@@ -1,6 +1,8 @@
 """Files of microscopes, of which only the frames or windows in a box are read."""
 
 import builtins
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from iaunet import images, vendors
 from iaunet.errors import InputError
-from microscope_files import write_ims, write_lif, write_oif
+from microscope_files import write_ims, write_lif, write_nd2, write_oif
 
 
 @pytest.fixture
@@ -111,6 +113,26 @@ def test_tiles_of_a_lif_without_places_are_refused_with_what_to_do(tmp_path):
         path = write_lif(tmp_path / "a.lif", values, tiles=tiles)
         with pytest.raises(InputError, match=rf"{found}; merge them in LAS X and choose"):
             images.open_image(path)
+
+
+def test_positions_of_an_nd2_are_scenes_and_nothing_is_left_open(tmp_path, rng):
+    pytest.importorskip("nd2", reason="requirements-formats.txt not installed")
+    values = rng.integers(0, 60_000, (2, 3, 2, 20, 30)).astype(np.uint16)
+    path = write_nd2(tmp_path / "a.nd2", values, (1.5, 0.5), ["DAPI", "actin"])
+    with pytest.raises(InputError, match="has 2 scenes: 0, 1"):
+        images.open_image(path, channel="actin")
+    image = images.open_image(path, channel="actin", scene=1)
+    assert image.pixel_um == pytest.approx((1.5, 0.5, 0.5))
+    np.testing.assert_array_equal(image.read(), values[1, :, 1])
+    box = (slice(1, 3), slice(7, 20), slice(25, 30))
+    np.testing.assert_array_equal(image.read(box), values[1, :, 1][box])
+    words = f"import sys; sys.path[:] = {sys.path!r}; from iaunet import images"
+    line = f"{words}; images.open_image({str(path)!r}, 'actin', 1).read()"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(InputError, match=r"a\.nd2: damaged or unsupported Nikon ND2"):
+        images.open_image(path, channel="actin", scene=1)
 
 
 def test_an_oif_and_its_folder_are_one_image(tmp_path, rng):

@@ -6,6 +6,7 @@ are put together by its reader, those of a LIF here, by the positions of the sta
 
 import contextlib
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -309,9 +310,14 @@ def _nd2(path: Path) -> list[Scene]:
     channels = [str(one.channel.name) for one in file.metadata.channels or []]
     voxel = file.voxel_size()
 
+    def stored(index: int) -> np.ndarray:
+        return np.asarray(file.read_frame(index))
+
+    weakref.finalize(stored, file.close)  # with the last scene; else nd2 complains
+
     def reader(scene: int) -> Callable[[Box], np.ndarray]:
         def frame(position: tuple[int, ...], sides: Box) -> np.ndarray:
-            values = np.asarray(file.read_frame(number.get((scene, *position), 0)))
+            values = stored(number.get((scene, *position), 0))
             return values.reshape(shape[len(outer) :])[sides]
 
         return framed(len(outer), np.dtype(file.dtype), frame)
