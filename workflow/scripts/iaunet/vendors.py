@@ -298,6 +298,14 @@ def _nd2(path: Path) -> list[Scene]:
     import nd2
 
     file = nd2.ND2File(path)
+    try:
+        return _nd2_scenes(file)
+    except Exception:
+        file.close()  # else nd2 complains
+        raise
+
+
+def _nd2_scenes(file: object) -> list[Scene]:
     sizes = dict(file.sizes)
     positions = sizes.pop("P", 1)
     outer = [dim for dim in sizes if dim not in ("C", "Y", "X", "S")]
@@ -313,7 +321,7 @@ def _nd2(path: Path) -> list[Scene]:
     def stored(index: int) -> np.ndarray:
         return np.asarray(file.read_frame(index))
 
-    weakref.finalize(stored, file.close)  # with the last scene; else nd2 complains
+    weakref.finalize(stored, file.close)  # with the last scene
 
     def reader(scene: int) -> Callable[[Box], np.ndarray]:
         def frame(position: tuple[int, ...], sides: Box) -> np.ndarray:
