@@ -3,7 +3,7 @@
 # make setup   only the environment and the demo images
 # make backends    ONNX Runtime and OpenVINO besides, see docs/networks.md
 # make view    the viewer of view.py besides
-# make formats    readers of CZI, LIF and ND2 besides, see docs/formats.md
+# make formats    readers of CZI, LIF, ND2 and more besides, see docs/formats.md
 # make model MODEL=mito-em DATA=...    train a shipped model again, see recipes/README.md
 # Another Python: make demo PYTHON=python3.12
 

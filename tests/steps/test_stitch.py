@@ -263,7 +263,9 @@ def test_classes_of_voxels_come_to_the_grid_of_the_image_with_their_names(tmp_pa
     np.testing.assert_array_equal(found[...], run.classes[np.ix_(*at)])
     group = zarr.open_group(run.path("output") / "labels/semantic", mode="r")
     ImageLabel.from_zarr(group)
-    assert group.attrs["ome"]["image-label"]["properties"] == [{"label-value": 1, "class": "a"}]
+    shown = group.attrs["ome"]["image-label"]
+    assert shown["properties"] == [{"label-value": 1, "class": "a"}]
+    assert [colour["label-value"] for colour in shown["colors"]] == [1]
 
 
 @pytest.mark.parametrize("shape", [(60, 530), (12, 40, 44)])

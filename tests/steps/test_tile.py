@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from ome_zarr_models.common.omero import Omero
 from ome_zarr_models.v05 import Image as ValidImage
 
 import tile
@@ -67,7 +68,11 @@ def test_the_store_holds_the_image_and_its_limits(run, shape, dtype, rng):
     )
     assert (tiles["shape"], tiles["dtype"]) == (list(shape), str(np.dtype(dtype)))
     assert (tiles["constant"], tiles["exact_halo"]) == (False, True)
-    ValidImage.from_zarr(zarr.open_group(out / "image.zarr", mode="r"))
+    group = zarr.open_group(out / "image.zarr", mode="r")
+    ValidImage.from_zarr(group)
+    (shown,) = Omero.model_validate(group.attrs["ome"]["omero"]).channels
+    window = [shown.window.min, shown.window.start, shown.window.end, shown.window.max]
+    assert window == [image.min(), *tiles["limits"], image.max()]
     record = json.loads((out / "record.json").read_text())
     assert record["step"] == "tile"
 
@@ -263,7 +268,9 @@ def test_a_mistake_is_one_line_and_status_1(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "error: a.tif: neither TIFF, PNG nor OME-Zarr; convert the image to OME-TIFF or OME-Zarr\n"
+        "error: a.tif: neither TIFF, PNG, OME-Zarr nor a format of docs/formats.md; convert it to "
+        "OME-TIFF or OME-Zarr, for instance with bioformats2raw or Fiji, or install the plug-in of "
+        "bioio that reads it\n"
     )
     assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "m.safetensors"}
 

@@ -41,7 +41,7 @@ DIAMETER_HELP = (
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.base_parser(__doc__)
-    parser.add_argument("--image", type=Path, required=True, help="TIFF, PNG or OME-Zarr")
+    parser.add_argument("--image", type=Path, required=True, help="image file or OME-Zarr")
     parser.add_argument("--name", required=True, help="id of the image")
     parser.add_argument("--model", type=Path, required=True, help="model file")
     cli.add_sizes(parser, "--core-px", "size of the part a tile owns", ["auto"])
@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         keys = ("version", "channel", "limits", "range", "constant", "model", "source")
         omezarr.update_attrs(partial, {key: description[key] for key in keys})
+        omezarr.write_display(partial, description["limits"], description["range"])
     with cli.write_whole(args.tiles) as partial:
         partial.write_text(sealed.dumps(description))
     for warning in warnings:

@@ -1,4 +1,4 @@
-"""Open TIFF, PNG, OME-Zarr, CZI, LIF and ND2 as one thing: one channel, axes y, x or z, y, x."""
+"""Open TIFF, PNG, OME-Zarr and files of microscopes as one thing: one channel, (z,) y, x."""
 
 import functools
 import itertools
@@ -23,15 +23,6 @@ PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 LARGEST_PNG_BYTES = 1 << 31
 BLOCK_BYTES = 16 << 20
 ROWS_BYTES = 64 << 20
-FOREIGN = {
-    ".oib": "Olympus OIB",
-    ".oif": "Olympus OIF",
-    ".vsi": "Olympus VSI",
-    ".ims": "Imaris",
-    ".h5": "HDF5",
-    ".hdf5": "HDF5",
-    ".dv": "DeltaVision",
-}
 
 
 @dataclass
@@ -226,14 +217,9 @@ def _scenes(path: Path, header_only: bool = False) -> tuple[str, list[Scene]]:
 
     if (suffix := vendors.kind_of(path, start)) is not None:
         return vendors.scenes(path, suffix)
-    kind = FOREIGN.get(path.suffix.lower())
-    if kind:
-        raise InputError(
-            f"{path}: {kind} is not read; convert it to OME-TIFF or OME-Zarr, for instance with "
-            "bioformats2raw or Fiji"
-        )
-    found = "an empty file" if not start else "neither TIFF, PNG nor OME-Zarr"
-    raise InputError(f"{path}: {found}; convert the image to OME-TIFF or OME-Zarr")
+    if not start:
+        raise InputError(f"{path}: an empty file; copy the image again")
+    return vendors.others(path)
 
 
 def _png(path: Path, start: bytes, header_only: bool) -> Scene:

@@ -27,6 +27,8 @@ SMALLEST_LEVEL_PX = 256
 INNER_PX = {2: (512, 512), 3: (16, 128, 128)}
 SHARD_PX = {2: (1024, 1024), 3: (16, 512, 512)}
 PIECE_BYTES = 4 << 20
+CLASS_RGB = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233)]
+"""Colours of classes in viewers, which stay apart for colour-blind readers (Okabe and Ito)."""
 INSTANCES, SEMANTIC = "instances", "semantic"
 """Names of the labels: every object has a number; every voxel has that of a class."""
 
@@ -95,6 +97,21 @@ def update_attrs(path: Path, attrs: Mapping[str, object]) -> None:
     """Add facts to those under the key ``iaunet``."""
     group = _open_group(path, "r+")
     group.attrs["iaunet"] = {**group.attrs.asdict().get("iaunet", {}), **attrs}
+
+
+def write_display(path: Path, limits: Sequence[float], span: Sequence[float]) -> None:
+    """Say how viewers show the image: grey, black and white at `limits`, of values in `span`."""
+    group = _open_group(path, "r+")
+    (start, end), (low, high) = map(float, limits), map(float, span)
+    end = end if end > start else start + 1
+    channel = {
+        "label": str(group.attrs.asdict().get("iaunet", {}).get("channel", "0")),
+        "color": "FFFFFF",
+        "active": True,
+        "window": {"min": min(low, start), "max": max(high, end), "start": start, "end": end},
+    }
+    omero = {"channels": [channel], "rdefs": {"model": "greyscale"}}
+    group.attrs["ome"] = {**group.attrs["ome"], "omero": omero}
 
 
 def level_factors(
@@ -302,6 +319,10 @@ def add_labels(
     if names:
         source["properties"] = [
             {"label-value": number, "class": one} for number, one in enumerate(names, start=1)
+        ]
+        source["colors"] = [
+            {"label-value": number, "rgba": [*CLASS_RGB[(number - 1) % len(CLASS_RGB)], 255]}
+            for number in range(1, len(names) + 1)
         ]
     array = _fill_labels(group, meta.shape, meta.axes, dtype, meta.pixel_um, name, source, attrs)
     labels.attrs["ome"] = {"version": VERSION, "labels": there}

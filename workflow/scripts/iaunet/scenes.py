@@ -1,12 +1,13 @@
 """One scene of an image file: what the readers of all formats hand to `images`."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from iaunet.grid import Box
+from iaunet.grid import Box, box_shape
 
 # No real image is compressed 20,000 times: where more is declared, data are missing.
 LARGEST_RATIO = 20_000
@@ -92,3 +93,32 @@ def to_um(value: object, unit: object) -> float | None:
     if name not in UM_PER_UNIT or not math.isfinite(number) or number <= 0:
         return None
     return number * UM_PER_UNIT[name]
+
+
+def framed(
+    n_outer: int, dtype: np.dtype, frame: Callable[[tuple[int, ...], Box], np.ndarray]
+) -> Callable[[Box], np.ndarray]:
+    """Return a reader of boxes from one of frames.
+
+    `frame` takes a position along the first `n_outer` axes and a box of the others.
+    """
+
+    def read(box: Box) -> np.ndarray:
+        out = np.empty(box_shape(box), dtype)
+        for position in itertools.product(*(range(s.start, s.stop) for s in box[:n_outer])):
+            here = tuple(at - s.start for at, s in zip(position, box[:n_outer], strict=True))
+            out[here] = frame(position, box[n_outer:])
+        return out
+
+    return read
+
+
+def letters(dims: Sequence[str]) -> str:
+    """Return the axes of a reader as letters of a `Scene`.
+
+    Examples
+    --------
+    >>> letters(["T", "C", "Y", "X", "rotation"])
+    'tcyxq'
+    """
+    return "".join(dim.lower() if dim in tuple("TCZYXS") else "q" for dim in dims)

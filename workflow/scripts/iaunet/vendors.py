@@ -1,23 +1,31 @@
-"""Read CZI, LIF and ND2 frame by frame, with the readers of `requirements-formats.txt`.
+"""Read the files of microscopes frame by frame, with the readers of `requirements-formats.txt`.
 
 Nothing is read but the frames, of CZI the windows, that a box needs. The tiles of a CZI mosaic
-are put together by the reader; a LIF is read where the microscope has merged it.
+are put together by its reader, those of a LIF here, by the positions of the stage.
 """
 
 import contextlib
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
+from iaunet import imaris, mosaics, olympus, plugins
 from iaunet.errors import InputError
 from iaunet.grid import Box, box_shape
-from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, to_um
+from iaunet.scenes import LARGEST_RATIO, LARGEST_UNCHECKED, Scene, framed, letters, to_um
 
-KINDS = {".czi": "Zeiss CZI", ".lif": "Leica LIF", ".nd2": "Nikon ND2"}
+KINDS = {
+    ".czi": "Zeiss CZI",
+    ".lif": "Leica LIF",
+    ".nd2": "Nikon ND2",
+    ".oib": "Olympus OIB",
+    ".oif": "Olympus OIF",
+    ".ims": "Imaris",
+}
 MAGIC = {b"ZISRAWFILE": ".czi", b"\xda\xce\xbe\x0a": ".nd2"}
 CZI_DTYPES = {
     "Gray8": "u1",
@@ -47,17 +55,43 @@ def scenes(path: Path, suffix: str) -> tuple[str, list[Scene]]:
         The reader is not installed, or the file is damaged.
     """
     kind = KINDS[suffix]
-    opened = {".czi": _czi, ".lif": _lif, ".nd2": _nd2}[suffix]
     try:
         with _told(path, kind):
-            found = opened(path)
+            found = READERS[suffix](path)
     except ImportError as error:
         raise InputError(
             f"{path}: {kind} needs the package {error.name}; type make formats in the repository, "
             "or python -m pip install --requirement requirements-formats.txt"
         ) from error
-    if not found:
-        raise InputError(f"{path}: {kind} without any image")
+    if suffix != ".oif":  # whose pixels are in other files
+        _check_size(path, found)
+    return kind, _guarded(path, kind, found)
+
+
+def others(path: Path) -> tuple[str, list[Scene]]:
+    """Return the same of a file that only a plug-in of bioio may know.
+
+    Raises
+    ------
+    InputError
+        None does, or the file is damaged.
+    """
+    kind = plugins.kind_of(path)
+    try:
+        with _told(path, kind):
+            found = plugins.scenes(path)
+    except ImportError as error:
+        raise InputError(
+            f"{path}: a plug-in of bioio does not start ({error}); install what it needs, or "
+            "remove it"
+        ) from error
+    if found is None:
+        raise InputError(f"{path}: {plugins.refusal(path)}")
+    name, all_scenes = found
+    return f"{kind} {name}", _guarded(path, kind, all_scenes)
+
+
+def _check_size(path: Path, found: list[Scene]) -> None:
     size = path.stat().st_size
     for scene in found:
         declared = math.prod(scene.shape) * scene.dtype.itemsize
@@ -66,8 +100,15 @@ def scenes(path: Path, suffix: str) -> tuple[str, list[Scene]]:
                 f"{path}: declares {declared:,} bytes of pixels but has {size:,} bytes; the file "
                 "is truncated or damaged"
             )
+
+
+def _guarded(path: Path, kind: str, found: list[Scene]) -> list[Scene]:
+    """Return scenes whose damage is told while they are read."""
+    if not found:
+        raise InputError(f"{path}: {kind} without any image")
+    for scene in found:
         scene.read = _checked(path, kind, scene.read)
-    return kind, found
+    return found
 
 
 @contextlib.contextmanager
@@ -90,23 +131,6 @@ def _checked(path: Path, kind: str, read: Callable[[Box], np.ndarray]) -> Callab
             return read(box)
 
     return checked
-
-
-def _framed(n_outer: int, dtype: np.dtype, frame: Frame) -> Callable[[Box], np.ndarray]:
-    """Return a reader of boxes from one of frames: the axes after the first `n_outer`."""
-
-    def read(box: Box) -> np.ndarray:
-        out = np.empty(box_shape(box), dtype)
-        for position in itertools.product(*(range(s.start, s.stop) for s in box[:n_outer])):
-            here = tuple(at - s.start for at, s in zip(position, box[:n_outer], strict=True))
-            out[here] = frame(position, box[n_outer:])
-        return out
-
-    return read
-
-
-def _letters(dims: Sequence[str]) -> str:
-    return "".join(dim.lower() if dim in tuple("TCZYXS") else "q" for dim in dims)
 
 
 def _czi(path: Path) -> list[Scene]:
@@ -179,7 +203,7 @@ def _czi_scene(
         axes="tczyx" + ("s" if coloured else ""),
         shape=(*(high - low for low, high in ranges), height, width, *((3,) if coloured else ())),
         dtype=dtype,
-        read=_framed(3, dtype, frame),
+        read=framed(3, dtype, frame),
         channels=channels if all(channels) else [],
         pixel_um={axis: um for axis, um in sizes.items() if um},
     )
@@ -192,42 +216,96 @@ def _lif(path: Path) -> list[Scene]:
 
 
 def _lif_scene(path: Path, image: object) -> Scene:
-    dims, n_outer = tuple(image.dims), image.ndim - len(image.frames.frame_sizes)
-    if image.sizes.get("M", 1) > 1:
-        raise InputError(
-            f"{path}: image '{image.path}' is a mosaic of {image.sizes['M']} tiles that are not "
-            "merged; merge them in LAS X, or give the tiles' own segmentations to reconcile.py"
-        )
-
-    def frame(position: tuple[int, ...], sides: Box) -> np.ndarray:
-        return image.frames(**dict(zip(dims, position, strict=False))).asarray()[sides]
-
-    channels = [
-        one.get("LUTName") or "" for one in image.xml_element.findall(".//ChannelDescription")
-    ]
+    dims, shape = tuple(image.dims), tuple(image.shape)
+    n_outer = image.ndim - len(image.frames.frame_sizes)
     # Coordinates along an axis, in metres.
     steps = {
         dim.lower(): abs(float(values[-1] - values[0])) / (len(values) - 1)
         for dim, values in image.coords.items()
         if dim in ("Z", "Y", "X") and len(values) > 1
     }
+    channels = [
+        one.get("LUTName") or "" for one in image.xml_element.findall(".//ChannelDescription")
+    ]
     distinct = all(channels) and len(set(channels)) == len(channels)
+
+    def frame(position: tuple[int, ...], sides: Box) -> np.ndarray:
+        return image.frames(**dict(zip(dims, position, strict=False))).asarray()[sides]
+
+    if image.sizes.get("M", 1) > 1:
+        plane, frame = _lif_mosaic(path, image, n_outer, steps)
+        shape = (*shape[:n_outer], *plane.shape, *shape[n_outer + 2 :])
+        at = dims.index("M")
+        dims, shape, n_outer = _without(dims, at), _without(shape, at), n_outer - 1
     return Scene(
         name=image.path,
-        axes=_letters(dims),
-        shape=tuple(image.shape),
+        axes=letters(dims),
+        shape=shape,
         dtype=np.dtype(image.dtype),
-        read=_framed(n_outer, np.dtype(image.dtype), frame),
+        read=framed(n_outer, np.dtype(image.dtype), frame),
         channels=channels if distinct else [],
         pixel_um={axis: um for axis, step in steps.items() if (um := to_um(step, "m"))},
         full_rows=True,
     )
 
 
+def _without(values: tuple, at: int) -> tuple:
+    return (*values[:at], *values[at + 1 :])
+
+
+def _lif_mosaic(
+    path: Path, image: object, n_outer: int, steps: dict[str, float]
+) -> tuple[mosaics.Mosaic, Frame]:
+    """Return the plane of a scan of tiles and its reader: of all outer axes but M, and of boxes.
+
+    Where LAS X itself moves no tile by what it shows, this is what it merges.
+    """
+    scan, n_tiles = image.tilescan, image.sizes["M"]
+    outer = [dim for dim in image.dims[:n_outer] if dim != "M"]
+    try:
+        if image.dims[n_outer : n_outer + 2] != ("Y", "X"):
+            raise ValueError("its sections are not of y and x")
+        if scan is None or len(scan) != n_tiles:
+            raise ValueError(f"the file has {len(scan or [])} positions")
+        plane = mosaics.by_stage(
+            np.stack([scan["pos_y"], scan["pos_x"]], axis=1),
+            [steps.get("y", np.nan), steps.get("x", np.nan)],
+            tuple(image.shape[n_outer : n_outer + 2]),
+            flipped=(scan.flip_y, scan.flip_x),
+            swapped=scan.swap_xy,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"{path}: image '{image.path}' is a mosaic of {n_tiles} tiles whose places are not "
+            f"known: {error}; merge them in LAS X and choose the merged scene, or give the tiles' "
+            "own segmentations to reconcile.py"
+        ) from error
+
+    def frame(position: tuple[int, ...], sides: Box) -> np.ndarray:
+        there = dict(zip(outer, position, strict=True))
+        out = np.empty(box_shape(sides), image.dtype)
+        plane.fill(
+            out,
+            sides[:2],
+            lambda tile: image.frames(M=tile, **there).asarray()[(..., *sides[2:])],
+        )
+        return out
+
+    return plane, frame
+
+
 def _nd2(path: Path) -> list[Scene]:
     import nd2
 
     file = nd2.ND2File(path)
+    try:
+        return _nd2_scenes(file)
+    except Exception:
+        file.close()  # else nd2 complains
+        raise
+
+
+def _nd2_scenes(file: object) -> list[Scene]:
     sizes = dict(file.sizes)
     positions = sizes.pop("P", 1)
     outer = [dim for dim in sizes if dim not in ("C", "Y", "X", "S")]
@@ -240,17 +318,22 @@ def _nd2(path: Path) -> list[Scene]:
     channels = [str(one.channel.name) for one in file.metadata.channels or []]
     voxel = file.voxel_size()
 
+    def stored(index: int) -> np.ndarray:
+        return np.asarray(file.read_frame(index))
+
+    weakref.finalize(stored, file.close)  # with the last scene
+
     def reader(scene: int) -> Callable[[Box], np.ndarray]:
         def frame(position: tuple[int, ...], sides: Box) -> np.ndarray:
-            values = np.asarray(file.read_frame(number.get((scene, *position), 0)))
+            values = stored(number.get((scene, *position), 0))
             return values.reshape(shape[len(outer) :])[sides]
 
-        return _framed(len(outer), np.dtype(file.dtype), frame)
+        return framed(len(outer), np.dtype(file.dtype), frame)
 
     return [
         Scene(
             name=str(scene),
-            axes=_letters([*outer, *inner]),
+            axes=letters([*outer, *inner]),
             shape=shape,
             dtype=np.dtype(file.dtype),
             read=reader(scene),
@@ -260,3 +343,13 @@ def _nd2(path: Path) -> list[Scene]:
         )
         for scene in range(positions)
     ]
+
+
+READERS = {
+    ".czi": _czi,
+    ".lif": _lif,
+    ".nd2": _nd2,
+    ".oib": olympus.scenes,
+    ".oif": olympus.scenes,
+    ".ims": imaris.scenes,
+}
