@@ -324,12 +324,17 @@ def judge(
     on_grid[place] = voxels
     rows = np.bincount(np.searchsorted(gid, owned), minlength=len(gid))
     seen = identity.weigh(gid, known.sightings)
+    verdicts = identity.verdict(seen, rows, on_grid)
+    # Only those of the table of seams are asked for: a text for each takes time and memory.
+    tiles = np.full(len(gid), "", dtype=object)
+    for index in np.flatnonzero((seen.n_tiles > 1) | (verdicts != identity.AGREED)):
+        tiles[index] = " ".join(map(str, seen.tiles_of(index)))
     return pd.DataFrame(
         {
             "label": label,
             "gid": gid,
             "n_tiles": seen.n_tiles,
-            "tiles": [" ".join(map(str, here)) for here in seen.tiles],
+            "tiles": tiles,
             "n_batches": seen.n_batches,
             "size": size,
             "voxels": on_grid,
@@ -338,7 +343,7 @@ def judge(
             "n_rows": rows,
             "min_voxels_in_a_core": seen.min_voxels_in_a_core,
             "agreement": seen.agreement,
-            "verdict": identity.verdict(seen, rows, on_grid),
+            "verdict": verdicts,
         }
     )
 

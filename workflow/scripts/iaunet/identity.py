@@ -57,8 +57,8 @@ class Verdicts:
     claimed : int64 array
         Sum over the cores.
     n_tiles, n_batches, min_voxels_in_a_core : int64 arrays
-    tiles : list of int64 arrays
-        The tiles that saw it, ascending.
+    tiles, first : int64 arrays
+        The tiles that saw each, ascending, one gid after the other; where those of a gid begin.
     agreement : float array
         Share of these tiles that report the same area and checksum; NaN without tiles.
     """
@@ -69,8 +69,13 @@ class Verdicts:
     n_tiles: np.ndarray
     n_batches: np.ndarray
     min_voxels_in_a_core: np.ndarray
-    tiles: list[np.ndarray]
+    tiles: np.ndarray
+    first: np.ndarray
     agreement: np.ndarray
+
+    def tiles_of(self, index: int) -> np.ndarray:
+        """Return the tiles that saw one of them."""
+        return self.tiles[self.first[index] : self.first[index] + self.n_tiles[index]]
 
 
 def weigh(gid: np.ndarray, sightings: Sightings) -> Verdicts:
@@ -98,7 +103,8 @@ def weigh(gid: np.ndarray, sightings: Sightings) -> Verdicts:
     np.add.at(claimed, row, sightings.voxels_in_core[by_gid])
     fewest = np.full(len(gid), np.iinfo(np.int64).max)
     np.minimum.at(fewest, row, sightings.voxels_in_core[by_gid])
-    pairs = np.unique(np.stack([row, sightings.batch[by_gid]]), axis=1)
+    n_batches = sightings.batch.max(initial=0) + 1
+    in_batch = np.unique(row * n_batches + sightings.batch[by_gid]) // n_batches
     tiles = sightings.tile[by_gid[np.lexsort((sightings.tile[by_gid], row))]]
     agreeing = np.bincount(row, weights=same, minlength=len(gid))
     with np.errstate(invalid="ignore"):
@@ -108,9 +114,10 @@ def weigh(gid: np.ndarray, sightings: Sightings) -> Verdicts:
         area=area,
         claimed=claimed,
         n_tiles=n_tiles,
-        n_batches=np.bincount(pairs[0], minlength=len(gid)),
+        n_batches=np.bincount(in_batch, minlength=len(gid)),
         min_voxels_in_a_core=np.where(some, fewest, 0),
-        tiles=np.split(tiles, first[1:-1]) if len(gid) else [],
+        tiles=tiles,
+        first=first[:-1],
         agreement=agreement,
     )
 
