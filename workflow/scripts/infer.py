@@ -33,6 +33,8 @@ from iaunet.quarantine import Failed
 
 log = logging.getLogger("infer")
 
+IN_FLIGHT = 3
+"""Blocks on a GPU at the same time, at least."""
 PRECISION_HELP = "auto: bfloat16 where the device is fast with it, else float32"
 
 
@@ -62,10 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     net, meta = checkpoint.load(args.model)
     network.check_model(args.model, meta, tiles)
     device = network.pick_device(args.device, args.backend)
+    # A device computes one block while others are read, or brought to fixed point.
+    at_once = args.threads if device.type == "cpu" else max(args.threads, IN_FLIGHT)
     engine = backends.prepare(net, args.backend, args.precision, device, args.threads)
 
     def over_image(halo_px: Sequence[int]) -> predict.Blocks:
-        return network.open_blocks(args.store, tiles, engine, meta, halo_px, args.threads)
+        return network.open_blocks(args.store, tiles, engine, meta, halo_px, at_once)
 
     blocks = over_image(tiles["halo"])
     wanted = [
@@ -75,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     failed = write_outputs(args.output, blocks, wanted, tiles["core"], args.batch)
     seconds, used = time.perf_counter() - began, time.process_time() - used
     voxels = sum(math.prod(grid.box_shape(tile.core)) for tile in wanted)
+    spent = {what: round(took, 3) for what, took in sorted(blocks.seconds.items())}
     log.info(
         "batch %d: %d tiles, %.2f Mpx in %.1f s on %s by %s in %s; computed %.2f Mpx with halo",
         args.batch,
@@ -86,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         engine.precision,
         blocks.voxels_computed / 1e6,
     )
+    text = ", ".join(f"{what} {took:.1f} s" for what, took in spent.items())
+    log.info("%d blocks at a time, together: %s", blocks.room.size, text)
     exact = tuple(-(-r // s) * s for r, s in zip(meta["radius"], net.stride, strict=True))
     without = {one["tile"] for one in failed}
     good = [tile for tile in wanted if tile.index not in without]
@@ -103,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         device_name=network.device_name(device),
         backend=engine.backend,
         precision=engine.precision,
+        block_seconds=spent,
         blocks_at_a_time=blocks.room.size,
         blocks_halved=blocks.n_halved,
         blocks_reused=blocks.n_reused,
@@ -132,7 +140,8 @@ def write_outputs(
             else:
                 pending.append(writing.submit(writer.write, tile, found))
             if len(pending) > 2:
-                pending.pop(0).result()
+                with blocks.timed("waiting for the writer"):
+                    pending.pop(0).result()
         for job in pending:
             job.result()
         quarantine.check_some_left(failed, len(wanted), grid.n_tiles(blocks.shape, core_px))

@@ -9,7 +9,8 @@ import contextlib
 import logging
 import math
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -206,6 +207,8 @@ class Blocks:
         self.n_halved = 0
         self.n_reused = 0
         self.room = Room(threads)
+        self.seconds: Counter[str] = Counter()
+        self._clock = threading.Lock()
         self._of_constant: dict[tuple, tuple[float, dict[str, np.ndarray]]] = {}
 
     def compute(self, index: int) -> dict[str, np.ndarray] | Failed:
@@ -216,7 +219,8 @@ class Blocks:
             slice(side.start, min(side.stop, n)) for side, n in zip(window, self.shape, strict=True)
         )
         image = np.zeros(grid.box_shape(window), np.float32)
-        image[grid.shift(inside, grid.origin(window))] = self.read(inside)
+        with self.timed("reading"):
+            image[grid.shift(inside, grid.origin(window))] = self.read(inside)
         inner = grid.shift(block, grid.origin(window))
         fixed = self._of_window(image, inner, index)
         if isinstance(fixed, Failed):
@@ -276,14 +280,27 @@ class Blocks:
         x = laid_out(torch.from_numpy(image)[None, None].to(self.device))
         self.voxels_computed += image.size
         with torch.inference_mode():
-            outputs = self.net(x)._asdict()
-            outputs = {name: value for name, value in outputs.items() if value is not None}
-            outputs = _cut(outputs, inner, self.net.id_stride)
-            undefined = torch.stack([value.isnan().any() for value in outputs.values()]).tolist()
+            with self.timed("network"):
+                outputs = self.net(x)._asdict()
+                outputs = {name: value for name, value in outputs.items() if value is not None}
+                outputs = _cut(outputs, inner, self.net.id_stride)
+                undefined = [value.isnan().any() for value in outputs.values()]
+                undefined = torch.stack(undefined).tolist()  # a device has finished by then
             if any(undefined):
                 names = [name for name, bad in zip(outputs, undefined, strict=True) if bad]
                 raise FloatingPointError(f"the network's output is NaN ({', '.join(names)})")
-            return quantised(Outputs(**outputs))
+            with self.timed("fixed point"):
+                return quantised(Outputs(**outputs))
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Add the seconds that something takes to those of its kind."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._clock:
+                self.seconds[what] += time.perf_counter() - began
 
     def _halves(self, inner: grid.Box) -> tuple[int, tuple[grid.Box, grid.Box]] | None:
         """Return the halves of a box along its longest axis; None where halos outweigh them."""
