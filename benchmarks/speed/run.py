@@ -37,6 +37,7 @@ SHAPES = {2: (8192, 16384), 3: (128, 1024, 1024)}
 SEGMENTED = {2: (3072, 3072), 3: (64, 512, 512)}
 COMPRESSIONS = {"uncompressed": {}, "zstd, tiled": {"compression": "zstd", "tile": (512, 512)}}
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+WRITERS = ("ome-zarr", "ngff-zarr")
 PARTS = ("tile", "network", "scaling")
 
 
@@ -73,9 +74,14 @@ def step(name: str, folder: Path, *options: object) -> dict:
     return json.loads(record.read_text())
 
 
-def alone(what: str, *words: object, python: str | Path = sys.executable) -> dict:
+def alone(what: str, *words: object) -> dict:
     """Do a part of this script in a process of its own; return what it prints, JSON."""
-    command = [python, __file__, "--work", ".", "--output", ".", "--one", what, *words]
+    command = [sys.executable, __file__, "--work", ".", "--output", ".", "--one", what, *words]
+    return said(command)
+
+
+def said(command: Sequence[object]) -> dict:
+    """Run a command with one thread; return what it prints, JSON."""
     environment = os.environ | ONE_THREAD
     done = subprocess.run(
         [str(w) for w in command], env=environment, check=True, capture_output=True, text=True
@@ -156,38 +162,6 @@ def one_codec(image: str, out: str, _: str) -> dict:
     return timed(lambda: [codec.encode(one) for one in chunks])
 
 
-def one_ome_zarr(image: str, out: str, _: str) -> dict:
-    """Time ome-zarr writing the pyramid of an image."""
-    import zarr
-    from ome_zarr.writer import write_image
-
-    path = fresh(Path(out) / "ome_zarr.zarr")
-
-    def write() -> None:
-        values = tifffile.imread(image)
-        chunks = {2: (512, 512), 3: (16, 128, 128)}[values.ndim]
-        group = zarr.open_group(str(path), mode="w")
-        write_image(values, group, axes="zyx"[-values.ndim :], storage_options={"chunks": chunks})
-
-    return timed(write)
-
-
-def one_ngff_zarr(image: str, out: str, _: str) -> dict:
-    """Time ngff-zarr writing the pyramid of an image."""
-    import ngff_zarr
-
-    path = fresh(Path(out) / "ngff_zarr.zarr")
-
-    def write() -> None:
-        values = tifffile.imread(image)
-        dims = list("zyx"[-values.ndim :])
-        chunks = dict(zip(dims, {2: (512, 512), 3: (16, 128, 128)}[values.ndim], strict=True))
-        ngff = ngff_zarr.to_ngff_image(values, dims=dims)
-        ngff_zarr.to_ngff_zarr(str(path), ngff_zarr.to_multiscales(ngff, chunks=chunks))
-
-    return timed(write)
-
-
 def one_bare(store: str, _: str, ndim: str) -> dict:
     """Time the network on the windows of an image, tensors in memory, as infer.py computes them."""
     import torch
@@ -218,8 +192,6 @@ ONE: dict[str, Callable[..., dict]] = {
     "ours": one_ours,
     "copy": one_copy,
     "codec": one_codec,
-    "ome-zarr": one_ome_zarr,
-    "ngff-zarr": one_ngff_zarr,
     "bare": one_bare,
 }
 
@@ -234,12 +206,15 @@ def measure_tile(args: argparse.Namespace) -> pd.DataFrame:
             folder.mkdir(parents=True, exist_ok=True)
             image = folder / "image.tif"
             tifffile.imwrite(image, values, metadata={"axes": "zyx"[-ndim:].upper()}, **how)
-            who = ["ours", "copy", "codec"] + ["ome-zarr", "ngff-zarr"] * bool(args.peers)
+            who = ["ours", "copy", "codec", *(WRITERS if args.peers else [])]
             found: dict[str, list[dict]] = {one: [] for one in who}
             for _ in range(args.repeats):
                 for one in who:
-                    python = args.peers if one in ("ome-zarr", "ngff-zarr") else sys.executable
-                    found[one].append(alone(one, image, folder, ndim, python=python))
+                    if one in WRITERS:
+                        command = [args.peers, Path(__file__).with_name("writers.py"), one]
+                        found[one].append(said([*command, image, folder / one]))
+                    else:
+                        found[one].append(alone(one, image, folder, ndim))
             best = {one: fastest(runs) for one, runs in found.items()}
             row = {"image": f"{ndim}D, {values.nbytes / 1e6:.0f} MB, {name}"}
             row |= {f"{one}_s": round(run["seconds"], 2) for one, run in best.items()}

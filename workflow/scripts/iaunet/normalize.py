@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from iaunet.grid import Box
 
@@ -65,7 +66,7 @@ class Histogram:
                 self.n_infinite += int(values.size - finite.sum()) - n_nan
                 values = values[finite]
         for part in _parts(values):
-            self.counts += np.bincount(_keys(part) >> self.shift, minlength=BINS)
+            _count(part if self.dtype == np.uint16 else _keys(part), self.shift, self.counts)
 
     def needs_refinement(self) -> bool:
         """Tell whether `refine` must see every block before exact limits are known."""
@@ -85,8 +86,7 @@ class Histogram:
                 keys = _keys(part)
                 upper = keys >> self.shift
                 for bin_index, counts in self.fine.items():
-                    lower = keys[upper == bin_index] & (BINS - 1)
-                    counts += np.bincount(lower, minlength=BINS)
+                    _count(keys[upper == bin_index] & (BINS - 1), 0, counts)
 
     def limits(self, percentiles: Sequence[float]) -> Limits:
         """Return the limits at two percentiles, interpolated linearly as `np.percentile` does."""
@@ -158,8 +158,15 @@ def reader(
     return read
 
 
+@njit(cache=True, nogil=True)
+def _count(keys, shift, counts):
+    """Add how many keys, shifted right, are 0, 1, ... to `counts`."""
+    for key in keys:
+        counts[key >> shift] += 1
+
+
 def _parts(values: np.ndarray) -> Iterable[np.ndarray]:
-    # bincount makes 64-bit copies: pieces of 1 M values keep them small.
+    # Keys are copies: pieces of 1 M values keep them small.
     for start in range(0, values.size, 1 << 20):
         yield values[start : start + (1 << 20)]
 

@@ -220,15 +220,15 @@ def halved_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     averaged with itself. Floats are summed in float64 in a fixed order.
     """
     kind, bits = values.dtype.kind, values.dtype.itemsize * 8
-    total = values.astype(np.float64 if kind == "f" else f"{kind}{min(bits * 2, 64) // 8}")
-    count = math.prod(factors)
+    wide = np.dtype(np.float64 if kind == "f" else f"{kind}{min(bits * 2, 64) // 8}")
+    total, count = values, math.prod(factors)
     for axis, factor in enumerate(factors):
         if factor == 2:
             if total.shape[axis] % 2:
                 last = [slice(None)] * total.ndim
                 last[axis] = slice(-1, None)
                 total = np.concatenate([total, total[tuple(last)]], axis=axis)
-            total = _every(total, axis, 0) + _every(total, axis, 1)
+            total = np.add(_every(total, axis, 0), _every(total, axis, 1), dtype=wide)
     if kind == "f":
         return (total / count).astype(values.dtype)
     return ((total + count // 2) // count).astype(values.dtype)
