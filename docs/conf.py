@@ -16,5 +16,3 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_show_copyright = False
-# A pattern of a page list that nothing fits yet.
-suppress_warnings = ["toc.empty_glob"]

@@ -231,8 +231,8 @@ def asked_page() -> str:
         "Both have room for a machine that is a few times slower.\n\n"
         f"| jobs of | {' | '.join(head)} |\n|---|{'---|' * len(head)}\n" + "\n".join(rows) + "\n"
         f"| `infer`, per further thread | {' | '.join(threads)} |\n\n"
-        "`summarize`, `crate`: 2,000 MB, 60 minutes; `plan`: 12,000 MB, 60 minutes; `train`: 8,000 MB, "
-        "24 hours.\n"
+        "`summarize`, `crate`: 2,000 MB, 60 minutes; `plan`: 12,000 MB, 60 minutes; `train`: "
+        "8,000 MB, 24 hours.\n"
     )
 
 

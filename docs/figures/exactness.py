@@ -1,13 +1,14 @@
-"""Draw what a tile owns, what it reads, and who names an object: docs/figures/exactness.png.
+"""Draw what a tile owns, what it reads, and who names an object.
 
 Example
 -------
-    python docs/figures/exactness.py
+    python docs/figures/exactness.py --output docs/figures/exactness.png
 
 Cores, margins, indices and names come from the functions that the steps call, sizes from the
 shipped model `nuclei-2d`; the nuclei are drawn.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +33,11 @@ CLOSE = (slice(460, 564), slice(447, 577))
 COLOURS = mpl.colormaps["tab10"].colors
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Write the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="PNG to write")
+    args = parser.parse_args(argv)
     image, labels = synthetic.draw_nuclei(
         SHAPE, np.random.default_rng(4), diameter_px=24, coverage=0.5
     )
@@ -41,7 +45,7 @@ def main() -> None:
     figure, (left, right) = subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     show_tile(left, image, meta)
     show_owners(right, image, labels)
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=90)
+    figure.savefig(args.output, dpi=90)
 
 
 def show_tile(axes: Axes, image: np.ndarray, meta: dict) -> None:
