@@ -4,8 +4,8 @@
 # make backends    ONNX Runtime and OpenVINO besides, see docs/networks.md
 # make view    the viewer of view.py besides
 # make formats    readers of CZI, LIF and ND2 besides, see docs/formats.md
-# make docs    these pages as a site, docs/_build/index.html
 # make model MODEL=mito-em DATA=...    train a shipped model again, see recipes/README.md
+# make docs    the pages of docs/ as a site, docs/_build/index.html
 # Another Python: make demo PYTHON=python3.12
 
 SHELL := /bin/bash
