@@ -5,12 +5,13 @@
 # make view    the viewer of view.py besides
 # make formats    readers of CZI, LIF, ND2 and more besides, see docs/formats.md
 # make model MODEL=mito-em DATA=...    train a shipped model again, see recipes/README.md
+# make docs    the pages of docs/ as a site, docs/_build/index.html
 # Another Python: make demo PYTHON=python3.12
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup backends view formats model force
+.PHONY: demo test setup backends view formats docs model force
 
 PYTHON ?= python3
 THREADS ?= 1
@@ -37,6 +38,11 @@ $(READY): requirements.txt constraints.txt
 
 backends view formats: %: $(VENV)/.ready-%
 
+docs: $(VENV)/.ready-docs
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build
+	@echo "Look at $(CURDIR)/docs/_build/index.html"
+
 $(VENV)/.ready-%: requirements-%.txt $(READY)
 	$(BIN)/python -m pip install --quiet --requirement $<
 	touch $@
@@ -49,7 +55,7 @@ demo: setup
 	$(BIN)/snakemake --cores all
 	@echo "Look at $(CURDIR)/results/summary.html"
 
-test: setup backends view formats
+test: setup backends view formats $(VENV)/.ready-docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules

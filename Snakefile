@@ -5,11 +5,8 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-# Defaults first; then the config of the working directory, when it has its own; then what the
-# command line says with --configfile and --config.
-configfile: str(Path(workflow.basedir) / "config.yaml")
-
-
+# The config of the working directory, when it has its own; over it what the command line says with
+# --configfile and --config; under it the defaults, which common.smk puts there.
 if Path("config.yaml").is_file():
 
     configfile: "config.yaml"
@@ -31,6 +28,7 @@ report: "workflow/report/workflow.rst"
 
 
 rule all:
+    """Run everything for all images of the table; the default."""
     default_target: True
     input:
         run_results,

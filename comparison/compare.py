@@ -249,6 +249,7 @@ def markdown(scores: Sequence[Mapping], bins: Sequence[Mapping]) -> str:
     methods = ap_of_bins(bins)
     sizes = [row["n_true"] for row in bins if row["method"] == ours]
     parts = [
+        "# Our accuracy beside that of others",
         f"{first['n_images']} images, {first['n_true']} objects. Pooled over all objects; "
         "'images': mean over the images.",
         lines(

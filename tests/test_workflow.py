@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 
 import numpy as np
@@ -252,6 +253,36 @@ def test_the_linter_finds_nothing(folder):
     assert found.returncode == 0, found.stdout + found.stderr
 
 
+def check_report(folder):
+    """Make Snakemake's report of a run with a plan; all of it is there, with captions."""
+    words = ["--directory", folder, "--config", folder / "config.yaml", "--no-calibrate"]
+    plan.main([*map(str, words), "--output", str(folder / "results/plan.csv")])
+    made = snakemake(folder, "all", "plan", "--report", "report.zip")
+    assert made.returncode == 0, made.stderr
+    of_run = {"page": "summary.html", "table": "summary.csv", "plan": "plan.csv"}
+    of_image = {"page": "report.html", "objects": "objects.csv", "seams": "seams.csv"}
+    of_image |= {"metrics": "metrics.json", "provenance": "provenance.json"}
+    expected = {("Run", "", "all", what): f"results/{name}" for what, name in of_run.items()}
+    for image in rows(folder / "images.csv"):
+        named = {what: f"results/{image}/{name}" for what, name in of_image.items()}
+        expected |= {("Images", image, image, what): name for what, name in named.items()}
+    with zipfile.ZipFile(folder / "report.zip") as archive:
+        page = archive.read("report/report.html").decode()
+        shown = json.JSONDecoder().raw_decode(
+            page, page.index('{"', page.index('var results = {"'))
+        )[0]
+        tree = json.JSONDecoder().raw_decode(
+            page, page.index('{"', page.index('var categories = {"'))
+        )[0]
+        for (category, sub, image, what), path in expected.items():
+            entry = shown[path]
+            assert path in tree[category][sub or "Other"]
+            assert entry["labels"] == {"image": image, "what": what}
+            assert entry["caption"]
+            assert archive.read(f"report/{entry['data_uri']}") == (folder / path).read_bytes()
+    assert set(shown) == set(expected.values())
+
+
 def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(SHIPPED.read_bytes())
     good = write_image(tmp_path / ODD_NAME, (70, 90)).read_bytes()
@@ -306,9 +337,7 @@ def test_one_bad_image_does_not_stop_the_others_and_is_redone_alone(tmp_path):
     names = {line.split()[1].rstrip(":") for line in started if line.startswith("localrule ")}
     rules = {line.split()[1].rstrip(":") for line in started if line.startswith("rule ")}
     assert names | rules == {"measure", "report", "summarize", "crate", "all"}
-    page = snakemake(tmp_path, "--report", "report.html")
-    assert page.returncode == 0, page.stderr
-    assert (tmp_path / "report.html").stat().st_size > 0
+    check_report(tmp_path)
 
     # A good image that is replaced by a bad one must not keep the row of its old results.
     cut.write_bytes(good[: len(good) // 2])

@@ -110,6 +110,64 @@ def test_a_bad_row_is_named_with_row_and_column(folder, capsys, changes, says):
     assert all("images.csv" in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("image,path\na,A.tif\n", "no such file 'A.tif' (did you mean 'a.tif'?)"),
+        ("image,path\na,a.tiff\n", "no such file 'a.tiff' (did you mean 'a.tif'?)"),
+        ("image,path\na,sub\\b.tif\n", "(needs / between folders)"),
+        ("image,path\na,*.tif\n", "(patterns are not expanded; give every file a row)"),
+        ("image,path\na,~/a.tif\n", "(~ is not expanded; give the whole path)"),
+        (
+            "Image,Path\na,a.tif\n",
+            "no column 'image'; found Image, Path; needs image, path; write ",
+        ),
+        ("image\tpath\na\ta.tif\n", "fields are separated by tabs, needs commas"),
+        ("image;path\na;a.tif\n", "fields are separated by semicolons, needs commas"),
+        ('image,path,pixel_um_y\na,a.tif,"0,65"\n', "write a point for the comma"),
+        ("image,path,pixel_um_y\na,a.tif,0.65um\n", "needs a positive number of micrometers"),
+        ("image,path,group\na,a.tif\n", "line 2: found 2 fields, needs 3"),
+        ("image,path\na,a.tif\na,a.tif\n", "row 3, column image: 'a' is also in row 2"),
+        ("image,path,model\na,a.tif,nuclei2d\n", "of that name, did you mean 'nuclei-2d'; shipped"),
+        ("PK\3\4\n", "not text but a zip file, as XLSX is; save the spreadsheet as CSV UTF-8"),
+    ],
+)
+def test_a_mistake_of_many_says_what_is_meant(folder, capsys, text, says):
+    content = text.encode() if text[:2] != "PK" else b"PK\x03\x04\xff\xfe"
+    (folder / "images.csv").write_bytes(content)
+    assert run(folder) == 1
+    (line,) = problems(capsys)
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"core_px": [256, 256]}, "core_px: unknown key; did you mean 'tiling.core_px'?"),
+        ({"seed": 0.4}, "did you mean 'clustering.seed' or 'training.seed'?"),
+        ({"tilling": 1}, "did you mean 'tiling'?"),
+        (
+            {"clustering": {"seed": "0,4"}},
+            "needs a number from 0 to 1; write a point for the comma",
+        ),
+        ({"exports": "geojson"}, "needs a list of geojson"),
+        ({"images": "image.csv"}, "image.csv: no such file (did you mean 'images.csv'?)"),
+    ],
+)
+def test_a_mistake_of_many_in_the_config_says_what_is_meant(folder, capsys, change, says):
+    write_table(folder / "images.csv", [row()])
+    assert run(folder, **change) == 1
+    (line,) = problems(capsys)
+    assert says in line
+
+
+def test_what_spreadsheets_add_to_a_table_is_no_mistake(folder, capsys):
+    text = "\ufeff image , path ,\r\n a , a.tif ,\r\n\r\n,,\r\n"
+    (folder / "images.csv").write_bytes(text.encode())
+    assert run(folder) == 0
+    assert list(json.loads(capsys.readouterr().out)["images"]) == ["a"]
+
+
 def test_a_mistake_of_the_config_hides_none_of_the_table(folder, capsys):
     tifffile.imwrite(folder / "two.tif", np.zeros((2, 9, 9), np.uint8), metadata={"axes": "CYX"})
     rows = [

@@ -1,4 +1,5 @@
 rule ablation_images:
+    """Ablation, step 1: images and their split."""
     input:
         script=step("ablation_images.py"),
         table=ablation_table(),
@@ -26,6 +27,7 @@ rule ablation_images:
 
 
 rule ablation_train:
+    """Ablation, step 2: one training."""
     input:
         script=step("train.py"),
         fit="results/ablation/fit.csv",
@@ -60,6 +62,7 @@ rule ablation_train:
 
 
 rule ablation_score:
+    """Ablation, step 3: its scores."""
     input:
         script=step("ablation_score.py"),
         model=ablation_model("safetensors"),
@@ -94,6 +97,7 @@ rule ablation_score:
 
 
 rule ablation:
+    """Another target: what every part of the method is worth."""
     input:
         script=step("ablation_table.py"),
         rows=ablation_rows_file(),

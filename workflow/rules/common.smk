@@ -15,10 +15,13 @@ from pathlib import Path
 
 import psutil
 import snakemake.exceptions
+import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.utils import update_config
 
-REPOSITORY = Path(workflow.basedir)
+# Not the folder of the main Snakefile: that is another when this workflow is a module of it.
+REPOSITORY = Path(workflow.current_basedir).parents[1]
 EXPORTS = {
     "geojson": "geojson",
     "rois": "rois.zip",
@@ -75,6 +78,13 @@ def check_tree(value):
         inner = item.values() if isinstance(item, dict) else item
         if isinstance(item, (dict, list)):
             left.extend((one, depth + 1) for one in inner)
+
+
+def with_defaults(settings):
+    """Return the defaults with these settings over them, section by section."""
+    found = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+    update_config(found, settings)
+    return found
 
 
 def with_numbers(value):
@@ -230,6 +240,7 @@ def ablation_rows():
 
 
 check_tree(config)
+config = with_defaults(config)
 for section in ("tiling", "normalize", "clustering", "stitching", "diameter_px"):
     config[section] = with_numbers(config[section])
 for section, keys in {

@@ -1,4 +1,5 @@
 rule measure:
+    """Step 5: objects, accuracy and provenance of an image."""
     input:
         script=step("measure.py"),
         store="results/{image}/{image}.ome.zarr",
@@ -16,8 +17,20 @@ rule measure:
             labels={"image": "{image}", "what": "objects"},
         ),
         parquet="results/{image}/objects.parquet",
-        metrics="results/{image}/metrics.json",
-        provenance="results/{image}/provenance.json",
+        metrics=report(
+            "results/{image}/metrics.json",
+            caption="../report/image.rst",
+            category="Images",
+            subcategory="{image}",
+            labels={"image": "{image}", "what": "metrics"},
+        ),
+        provenance=report(
+            "results/{image}/provenance.json",
+            caption="../report/image.rst",
+            category="Images",
+            subcategory="{image}",
+            labels={"image": "{image}", "what": "provenance"},
+        ),
     log:
         "logs/measure/{image}.log",
     benchmark:
@@ -45,6 +58,7 @@ rule measure:
 
 # The last step of an image: it fails while tiles are left out, so that they are redone.
 rule report:
+    """Step 6: the page of an image."""
     input:
         script=step("report.py"),
         store="results/{image}/{image}.ome.zarr",
@@ -87,6 +101,7 @@ rule report:
 
 
 rule export_labels:
+    """Step 6a, where asked for: files for QuPath, ImageJ, Fiji and scanpy."""
     input:
         script=step("export_labels.py"),
         store="results/{image}/{image}.ome.zarr",
@@ -115,6 +130,7 @@ rule export_labels:
 
 
 rule summarize:
+    """Step 7: table and page of the run."""
     input:
         script=step("summarize.py"),
         table=table_path(),
@@ -156,6 +172,7 @@ rule summarize:
 
 
 rule crate:
+    """Step 8: the run as a Workflow Run RO-Crate."""
     input:
         script=step("crate.py"),
         snakefile=workflow_file(),
@@ -190,11 +207,17 @@ rule crate:
 
 
 rule plan:
+    """Before: what the run will take: jobs, memory, disk, hours."""
     input:
         script=step("plan.py"),
         table=table_path(),
     output:
-        "results/plan.csv",
+        report(
+            "results/plan.csv",
+            caption="../report/run.rst",
+            category="Run",
+            labels={"image": "all", "what": "plan"},
+        ),
     log:
         "logs/plan/run.log",
     benchmark:

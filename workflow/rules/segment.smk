@@ -1,4 +1,5 @@
 rule infer:
+    """Step 2: what the network says of a batch of tiles."""
     input:
         script=step("infer.py"),
         store="results/{image}/steps/image.zarr",
@@ -33,6 +34,7 @@ rule infer:
 
 
 rule cluster:
+    """Step 3: the objects of a batch of tiles."""
     input:
         script=step("cluster.py"),
         tiles="results/{image}/steps/tiles.json",

@@ -1,4 +1,5 @@
 rule number:
+    """Step 4a, above 4 gigavoxels: the number of every object."""
     input:
         script=step("number.py"),
         tiles="results/{image}/steps/tiles.json",
@@ -31,6 +32,7 @@ rule number:
 
 
 rule paint:
+    """Step 4b, above 4 gigavoxels: the labels of a part of the image."""
     input:
         script=step("paint.py"),
         tiles="results/{image}/steps/tiles.json",
@@ -63,6 +65,7 @@ rule paint:
 
 
 rule stitch:
+    """Step 4: proof that all tiles agree, and the OME-Zarr with the labels."""
     input:
         script=step("stitch.py"),
         store="results/{image}/steps/image.zarr",

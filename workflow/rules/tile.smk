@@ -1,4 +1,5 @@
 rule tile:
+    """Step 1: one channel of an image as OME-Zarr, its intensity limits and its tiles."""
     input:
         script=step("tile.py"),
         image=image_path,

@@ -1,4 +1,5 @@
 rule train:
+    """Another target: a model from annotated images."""
     input:
         script=step("train.py"),
         table=training_table,
@@ -8,8 +9,18 @@ rule train:
             name=config["training"]["name"]
         ),
         csv="results/training/{name}.csv".format(name=config["training"]["name"]),
-        png="results/training/{name}.png".format(name=config["training"]["name"]),
-        card="results/training/{name}.md".format(name=config["training"]["name"]),
+        png=report(
+            "results/training/{name}.png".format(name=config["training"]["name"]),
+            caption="../report/training.rst",
+            category="Training",
+            labels={"model": config["training"]["name"], "what": "curves"},
+        ),
+        card=report(
+            "results/training/{name}.md".format(name=config["training"]["name"]),
+            caption="../report/training.rst",
+            category="Training",
+            labels={"model": config["training"]["name"], "what": "card"},
+        ),
         record="results/training/{name}.json".format(name=config["training"]["name"]),
     log:
         "logs/train/{name}.log".format(name=config["training"]["name"]),

@@ -21,7 +21,7 @@ import yaml
 
 from iaunet import checkpoint, cli, cost, grid, images, plan, scale, tables
 from iaunet.errors import InputError, one_line
-from iaunet.schema import Schema, shown, unknown
+from iaunet.schema import Schema, near_files, shown, unknown
 
 RESERVED = ("summary.csv", "summary.html", "plan.csv", "training", "ablation", "ro-crate")
 RESERVED += ("ro-crate-metadata.json",)
@@ -32,6 +32,8 @@ FOREIGN = (".pt", ".pth", ".zip")
 """What other programs call their models; the sentence on them says what to do."""
 MOST_UNKNOWN = 20
 """Unknown columns that are named."""
+MOST_HINTS = 20
+"""Problems of a run for whose missing files the nearest name is looked for, which takes time."""
 BESIDE = ("zarr.json", ".zattrs", ".zgroup")
 
 Row = Mapping[str, str]
@@ -150,7 +152,12 @@ def find_table(run: Run) -> Path | None:
 
 def check_table(run: Run, path: Path, can_plan: bool) -> dict[str, dict]:
     """Note the problems of the table; return the plan of every image that has none."""
-    run.watch(path)
+    if not run.watch(path):
+        run.problems.append(
+            f"config, images: {path}: no such file{near_files(path)}; needs a table (CSV), "
+            "relative to the working directory or absolute"
+        )
+        return {}
     try:
         frame = tables.read_images(path)
     except InputError as error:
@@ -272,9 +279,10 @@ def row_files(run: Run, row: Row, where: str, folder: Path) -> dict[str, Path]:
                     "OME-Zarr; needs an image file or an OME-Zarr"
                 )
         elif row[column]:
+            near = near_files(path) if len(run.problems) < MOST_HINTS else ""
             run.problems.append(
-                f"{where}, column {column}: no such file {shown(row[column])}; paths are relative "
-                f"to the table or absolute{hint}"
+                f"{where}, column {column}: no such file {shown(row[column])}{near}; "
+                f"paths are relative to the table or absolute{hint}"
             )
     if len(files) == 2 and files["path"].resolve() == files["reference"].resolve():
         run.problems.append(

@@ -64,6 +64,8 @@ ADDED = (
 """What the records of several jobs of one step are added in."""
 OF_JOBS = ("host", "started", "seconds", "cpu_seconds", "peak_memory_mb")
 """What is kept of every job."""
+NOT_KEPT = ("code", "outlines")
+"""What stands elsewhere: once for all steps, and summed up in metrics.json."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -478,7 +480,7 @@ def joined(records: Sequence[dict]) -> dict[str, object]:
     }
     for key, value in first.items():
         values = [record.get(key) for record in records]
-        if key in found or key == "code":
+        if key in found or key in NOT_KEPT:
             continue
         if key in ADDED and None not in values:
             found[key] = round(sum(values), 3)

@@ -2,8 +2,8 @@ r"""Write the final labels of one part of an image, which is a run of whole shar
 
 Example
 -------
-    python paint.py --tiles tiles.json --labels labels/0.zarr labels/1.zarr \\
-        --numbers numbers.parquet --part 0 --parts 3 \\
+    python paint.py --tiles tiles.json --labels labels/0.zarr labels/1.zarr \
+        --numbers numbers.parquet --part 0 --parts 3 \
         --output painted/0.zarr --counts painted/0.parquet
 """
 

@@ -6,7 +6,7 @@ of stuff is one segment, numbered after the objects. An object of no class is in
 
 Example
 -------
-    python panoptic.py --store results/a/a.ome.zarr --objects results/a/objects.csv \\
+    python panoptic.py --store results/a/a.ome.zarr --objects results/a/objects.csv \
         --output panoptic.json --labels panoptic.zarr
 """
 

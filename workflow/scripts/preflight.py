@@ -8,6 +8,7 @@ wrong is a warning; each is one line on stderr.
 Example
 -------
     python preflight.py --asked asked.json
+
     {"jobs": [{"rule": "infer", "threads": 4, "mem_mb": 13500, "runtime": 240, "attempt": 1,
      "partition": "main", "gpus": 0}], "arrays": "", "groups": [], "status_command": "squeue",
      "no_requeue": true}

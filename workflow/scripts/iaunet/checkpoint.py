@@ -5,6 +5,7 @@ need a model's numbers (stride, halo, thresholds) start at once. A network that 
 stored as the bytes of its TorchScript file, see `foreign`.
 """
 
+import difflib
 import hashlib
 import json
 import shlex
@@ -50,8 +51,10 @@ def resolve(name_or_path: str | Path, models_dir: Path | None) -> Path:
     known = (
         [] if models_dir is None else sorted(p.stem for p in Path(models_dir).glob(f"*{SUFFIX}"))
     )
+    near = difflib.get_close_matches(text, known, n=1)
+    meant = f", did you mean '{near[0]}'" if near else ""
     raise InputError(
-        f"model '{text}': no such file and no shipped model of that name; "
+        f"model '{text}': no such file and no shipped model of that name{meant}; "
         f"shipped: {', '.join(known) or 'none'}"
     )
 

@@ -1,8 +1,11 @@
 """Compare values with a JSON schema; say what was found and what is needed."""
 
 import difflib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jsonschema
@@ -24,7 +27,7 @@ class Schema:
                 known = sorted(error.schema["properties"])
                 for key in error.instance:
                     if key not in known:
-                        yield ".".join([*keys, key]), unknown("key", key, known)
+                        yield ".".join([*keys, key]), unknown("key", key, known, self.places(key))
             elif error.validator == "required":
                 for key in sorted(set(error.validator_value) - set(error.instance)):
                     yield ".".join([*keys, key]), "absent; needs a value"
@@ -32,13 +35,55 @@ class Schema:
                 found, schema = values, self.values
                 for key in keys:
                     found, schema = found[key], schema["properties"][key]
-                yield ".".join(keys), f"found {shown(found)}; needs {schema['description']}"
+                text = f"found {shown(found)}; needs {schema['description']}"
+                comma = isinstance(found, str) and DECIMAL_COMMA.fullmatch(found)
+                yield ".".join(keys), f"{text}; write a point for the comma" if comma else text
+
+    def places(self, key: str) -> list[str]:
+        """Return where a key belongs, sections and it joined by dots."""
+        return [name for name in names_of(self.values) if name.rpartition(".")[2] == key]
 
 
-def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """Return the complaint about a name that is not among the known ones, with the nearest."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return f"unknown {kind}; did you mean '{near}'? Known: {', '.join(known)}"
+PATH_HINTS = {
+    "\\": "needs / between folders",
+    "*": "patterns are not expanded; give every file a row",
+    "~": "~ is not expanded; give the whole path",
+}
+MOST_FILES = 10_000
+"""Names of a folder that are compared with one that is not there."""
+DECIMAL_COMMA = re.compile(r"[0-9]*,[0-9]+")
+
+
+def names_of(schema: Mapping, prefix: str = "") -> Iterator[str]:
+    """Yield every key of a schema, sections and it joined by dots."""
+    for key, inner in schema.get("properties", {}).items():
+        yield f"{prefix}{key}"
+        yield from names_of(inner, f"{prefix}{key}.")
+
+
+def unknown(kind: str, name: str, known: Sequence[str], places: Sequence[str] = ()) -> str:
+    """Return the complaint about a name that is not among the known ones, with the nearest.
+
+    `places` are where exactly this name belongs, which is nearer.
+    """
+    near = places or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    meant = " or ".join(f"'{one}'" for one in near)
+    return f"unknown {kind}; did you mean {meant}? Known: {', '.join(known)}"
+
+
+def near_files(path: Path) -> str:
+    """Return what may be wrong with a path that is not there, or the name that may be meant."""
+    text = str(path)
+    for mark, hint in PATH_HINTS.items():
+        if mark in text:
+            return f" ({hint})"
+    try:
+        with os.scandir(path.parent) as entries:
+            names = {one.name.casefold(): one.name for one in itertools.islice(entries, MOST_FILES)}
+    except (OSError, ValueError):
+        return ""
+    near = difflib.get_close_matches(path.name.casefold(), list(names), n=1, cutoff=0.8)
+    return f" (did you mean {shown(names[near[0]])}?)" if near else ""
 
 
 def shown(value: object) -> str:

@@ -34,6 +34,7 @@ IMAGES = (
     "group",
 )
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+ZIP = b"PK\x03\x04"
 REQUIRED_OF_IMAGES = ("image", "path")
 
 
@@ -133,9 +134,18 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     except IsADirectoryError:
         raise InputError(f"{path}: found a folder, needs a table in CSV format") from None
     except UnicodeDecodeError as error:
+        if _starts(path) == ZIP:
+            raise InputError(
+                f"{path}: not text but a zip file, as XLSX is; save the spreadsheet as CSV UTF-8"
+            ) from None
         raise InputError(f"{path}: not UTF-8 text ({error}); save it as CSV UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+
+
+def _starts(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(ZIP))
 
 
 def _check_header(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
@@ -146,6 +156,9 @@ def _check_header(path: Path, header: Sequence[str], required: Sequence[str]) ->
     absent = [name for name in required if name not in named]
     if absent:
         hint = ""
+        other = [name for name in named if name.casefold() == absent[0]]
+        if other:
+            hint = f"; write '{absent[0]}' for '{other[0]}'"
         for mark, word in ((";", "semicolons"), ("\t", "tabs")):
             if len(header) == 1 and mark in header[0]:
                 hint = f"; fields are separated by {word}, needs commas"
