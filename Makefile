@@ -5,13 +5,14 @@
 # make view    the viewer of view.py besides
 # make formats    readers of CZI, LIF, ND2 and more besides, see docs/formats.md
 # make model MODEL=mito-em DATA=...    train a shipped model again, see recipes/README.md
+# make bench WORK=... BENCH_PEERS=... BENCH_TABLE=... BENCH_STARDIST=...    docs/benchmarks.md
 # make docs    the pages of docs/ as a site, docs/_build/index.html
 # Another Python: make demo PYTHON=python3.12
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup backends view formats docs model force
+.PHONY: demo test setup backends view formats docs bench model force
 
 PYTHON ?= python3
 THREADS ?= 1
@@ -61,6 +62,18 @@ test: setup backends view formats $(VENV)/.ready-docs
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest
+
+# Tables and page of docs/benchmarks.md. The large image needs a table of training, a Python with
+# StarDist, ome-zarr and ngff-zarr, and a StarDist model (comparison/README.md).
+bench: setup backends
+	$(BIN)/python benchmarks/speed/run.py --work $(WORK) --output docs/benchmarks --peers $(BENCH_PEERS)
+	$(BIN)/python benchmarks/speed/mosaic.py --table $(BENCH_TABLE) --stardist $(BENCH_STARDIST) \
+	  --peers $(BENCH_PEERS) --backends torch openvino --work $(WORK)/mosaic \
+	  --output docs/benchmarks/mosaic.csv
+	$(BIN)/python benchmarks/load/load.py --plan 0 --run 100 --work $(WORK)/load \
+	  --output docs/benchmarks/load.json
+	$(BIN)/python benchmarks/measuring/speed.py --work $(WORK) --output docs/measuring.md
+	$(BIN)/python benchmarks/speed/page.py --tables docs/benchmarks --output docs/benchmarks.md
 
 model: setup
 	$(BIN)/python recipes/make.py --model $(MODEL) --data $(DATA) --threads $(THREADS)

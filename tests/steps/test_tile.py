@@ -12,7 +12,7 @@ from ome_zarr_models.common.omero import Omero
 from ome_zarr_models.v05 import Image as ValidImage
 
 import tile
-from iaunet import omezarr
+from iaunet import images, omezarr
 from iaunet.errors import InputError
 from runs import write_header_model
 
@@ -148,6 +148,27 @@ def test_limits_do_not_depend_on_how_the_file_is_stored(run, tmp_path, rng):
         tifffile.imwrite(tmp_path / f"{index}.tif", image, **layout)
         found, _ = run(tmp_path / f"{index}.tif", ndim=2, name=f"other{index}")
         assert found["limits"] == expected["limits"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"), [((301, 777), 1), ((37, 149, 301), 1), ((37, 149, 301), 4)]
+)
+def test_every_level_is_the_mean_of_the_one_before(run, shape, spacing, rng, monkeypatch):
+    monkeypatch.setattr(omezarr, "SHARD_PX", {2: (64, 64), 3: (4, 32, 32)})
+    monkeypatch.setattr(omezarr, "INNER_PX", {2: (32, 32), 3: (4, 16, 16)})
+    monkeypatch.setattr(omezarr, "SMALLEST_LEVEL_PX", 32)
+    monkeypatch.setattr(images, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(images, "ROWS_BYTES", 20_000)
+    image = rng.integers(0, 60_000, shape, np.uint16)
+    sizes = dict(zip("zyx"[-len(shape) :], (spacing, 1, 1)[-len(shape) :], strict=True))
+    _, out = run(image, *(f"--pixel-um-{axis}={um}" for axis, um in sizes.items()))
+    store, fine = out / "image.zarr", image
+    for level, lengths in enumerate(omezarr.read_meta(store).levels):
+        if level:
+            factors = [1 if a == b else 2 for a, b in zip(fine.shape, lengths, strict=True)]
+            fine = omezarr.halved_mean(fine, factors)
+        np.testing.assert_array_equal(omezarr.open_level(store, level)[...], fine)
+    assert level > 1
 
 
 def test_a_constant_image_succeeds_with_a_warning(run):

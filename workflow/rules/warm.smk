@@ -19,6 +19,8 @@ def is_worth_warming():
     """
     if workflow.non_local_exec or workflow.deployment_settings.deployment_method:
         return False
+    if not Path(workflow.main_snakefile).samefile(REPOSITORY / "Snakefile"):
+        return False  # a module: the `python` of other rules may be another one
     jobs = [job for job in workflow.dag.needrun_jobs() if "image" in job.wildcards_dict]
     images = {job.wildcards_dict["image"] for job in jobs}
     pixels = [math.prod(IMAGES[image]["size"]["shape"]) for image in images]

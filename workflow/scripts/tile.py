@@ -252,12 +252,16 @@ def write_store(
     """Stream the image into a new store, build its pyramid and return its intensity limits."""
     dtype = store_dtype(image)
     omezarr.create_image(path, image.shape, image.axes, dtype, pixel_um, name, {})
-    array = omezarr.open_level(path, 0, mode="r+")
+    array = omezarr.open_level(path)
+    levels = omezarr.first_levels(path, name=None)
     histogram = normalize.Histogram(dtype)
-    for box in image.blocks(array.shards):
+    # Two shards wide: what lies under one shard of level 1 is read one after the other.
+    align_px = (*array.shards[:-1], 2 * array.shards[-1])
+    for box in levels.ordered(image.blocks(align_px)):
         values = _in_range(image, image.read(box), dtype)
         histogram.add(values)
-        omezarr.write_box(array, box, values)
+        levels.write(box, values)
+    levels.close()
     if histogram.n_nan or histogram.n_infinite:
         raise InputError(
             f"{image.path}: {histogram.n_nan} NaN values and {histogram.n_infinite} that are "
@@ -266,7 +270,7 @@ def write_store(
     if histogram.needs_refinement():
         stored = (array[box] for box in omezarr.shard_boxes(array))
         histogram.refine(stored, percentiles)
-    omezarr.write_pyramid(path)
+    omezarr.write_pyramid(path, first=2)
     return histogram.limits(percentiles)
 
 

@@ -143,9 +143,9 @@ def level_factors(
         )
 
 
-def write_pyramid(group_path: Path) -> None:
-    """Fill levels 1, 2, ... of the image from level 0 with means, in bounded memory."""
-    _fill_levels(_open_group(group_path, "r+"), halved_mean)
+def write_pyramid(group_path: Path, first: int = 1) -> None:
+    """Fill levels `first` and on of the image from the one before with means, in bounded memory."""
+    _fill_levels(_open_group(group_path, "r+"), halved_mean, first)
 
 
 def write_label_pyramid(path: Path, name: str | None = INSTANCES, first: int = 1) -> None:
@@ -155,62 +155,6 @@ def write_label_pyramid(path: Path, name: str | None = INSTANCES, first: int = 1
     """
     labels = Path(path) / "labels" / name if name else Path(path)
     _fill_levels(_open_group(labels, "r+"), strided, first)
-
-
-class FirstLevels:
-    """Level 0 of labels, written box by box, and level 1, of the boxes while they are in memory.
-
-    Attributes
-    ----------
-    fine : Zarr array, level 0
-    coarse : Zarr array, level 1, or None; a shard of it is held in memory
-    """
-
-    def __init__(self, fine: zarr.Array, coarse: zarr.Array | None = None) -> None:
-        self.fine, self.coarse = fine, coarse
-        self._home: Box | None = None
-        self._values = np.zeros(0, fine.dtype)
-
-    def ordered(self, boxes: Iterable[Box]) -> list[Box]:
-        """Return unions of shards in the order in which they are to be written."""
-        return sorted(boxes, key=lambda box: [side.start for side in self._coarse_shard(box)])
-
-    def write(self, box: Box, values: np.ndarray) -> None:
-        """Write a box that is a union of whole shards and lies under one shard of level 1."""
-        write_box(self.fine, box, values)
-        if self.coarse is None:
-            return
-        home = self._coarse_shard(box)
-        if home != self._home:
-            self.close()
-            self._home, self._values = home, np.zeros(box_shape(home), self.fine.dtype)
-        factors = self._factors()
-        place = tuple(
-            slice(side.start // factor - start.start, -(-side.stop // factor) - start.start)
-            for side, factor, start in zip(box, factors, home, strict=True)
-        )
-        self._values[place] = strided(values, factors)
-
-    def close(self) -> None:
-        """Write what is still in memory."""
-        if self._home is not None:
-            self.coarse[self._home] = self._values
-            self._home = None
-
-    def _factors(self) -> tuple[int, ...]:
-        return _factors(self.fine, self.coarse)
-
-    def _coarse_shard(self, box: Box) -> Box:
-        """Return the shard of level 1 over the first voxel of a box, or everything."""
-        if self.coarse is None:
-            return tuple(slice(0, n) for n in self.fine.shape)
-        found = []
-        for side, factor, size, n in zip(
-            box, self._factors(), self.coarse.shards, self.coarse.shape, strict=True
-        ):
-            start = side.start // factor // size * size
-            found.append(slice(start, min(start + size, n)))
-        return tuple(found)
 
 
 def halved_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
@@ -237,6 +181,69 @@ def halved_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 def strided(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     """Return every second value along each axis whose factor is 2."""
     return values[tuple(slice(None, None, factor) for factor in factors)]
+
+
+class FirstLevels:
+    """Levels 0 and 1, written box by box; level 1 is made of the boxes while they are in memory.
+
+    Attributes
+    ----------
+    fine : Zarr array, level 0
+    coarse : Zarr array, level 1, or None; its shards under a box are held in memory
+    reduce : what makes level 1 of level 0
+    """
+
+    def __init__(
+        self, fine: zarr.Array, coarse: zarr.Array | None = None, reduce: Reduction = strided
+    ) -> None:
+        self.fine, self.coarse, self.reduce = fine, coarse, reduce
+        self._home: Box | None = None
+        self._values = np.zeros(0, fine.dtype)
+
+    def ordered(self, boxes: Iterable[Box]) -> list[Box]:
+        """Return unions of shards in the order in which they are to be written."""
+        return sorted(boxes, key=lambda box: [side.start for side in self._coarse_shards(box)])
+
+    def write(self, box: Box, values: np.ndarray) -> None:
+        """Write a box that is a union of whole shards.
+
+        Boxes under the same shard of level 1 must lie under the same shards of level 1.
+        """
+        write_box(self.fine, box, values)
+        if self.coarse is None:
+            return
+        home = self._coarse_shards(box)
+        if home != self._home:
+            self.close()
+            self._home, self._values = home, np.zeros(box_shape(home), self.fine.dtype)
+        factors = self._factors()
+        place = tuple(
+            slice(side.start // factor - start.start, -(-side.stop // factor) - start.start)
+            for side, factor, start in zip(box, factors, home, strict=True)
+        )
+        self._values[place] = self.reduce(values, factors)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        if self._home is not None:
+            write_box(self.coarse, self._home, self._values)
+            self._home = None
+
+    def _factors(self) -> tuple[int, ...]:
+        return _factors(self.fine, self.coarse)
+
+    def _coarse_shards(self, box: Box) -> Box:
+        """Return the union of the shards of level 1 over a box, or everything."""
+        if self.coarse is None:
+            return tuple(slice(0, n) for n in self.fine.shape)
+        found = []
+        for side, factor, size, n in zip(
+            box, self._factors(), self.coarse.shards, self.coarse.shape, strict=True
+        ):
+            step = factor * size
+            stop = min(-(-side.stop // step) * size, n)
+            found.append(slice(side.start // step * size, stop))
+        return tuple(found)
 
 
 def _every(values: np.ndarray, axis: int, start: int) -> np.ndarray:
@@ -293,10 +300,10 @@ def read_meta(path: Path) -> Meta:
         ) from error
 
 
-def first_levels(path: Path, name: str = INSTANCES) -> FirstLevels:
-    """Open levels 0 and 1 of labels of an image for writing."""
-    group = _open_group(Path(path) / "labels" / name, "r+")
-    return FirstLevels(group["0"], group.get("1", None))
+def first_levels(path: Path, name: str | None = INSTANCES) -> FirstLevels:
+    """Open levels 0 and 1 of labels of an image for writing; None: of the image itself."""
+    group = _open_group(Path(path) / "labels" / name if name else path, "r+")
+    return FirstLevels(group["0"], group.get("1", None), strided if name else halved_mean)
 
 
 def add_labels(
