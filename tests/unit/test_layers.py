@@ -99,7 +99,8 @@ LAYERS = {
         "schema",
     }
     | {"tables", "tiff", "tiling", "trainingset", "unpacking", "vendors"},
-    "reports": {"ablation", "figures", "gallery", "modelcard", "page", "regions", "views"},
+    "reports": {"ablation", "figures", "gallery", "look", "modelcard", "page", "planes", "plots"}
+    | {"regions", "views"},
     "command line": {"cli", "machine"},
 }
 ALSO = {
@@ -135,7 +136,9 @@ OWNERS = {
         "report",
         "stitch",
         "gallery",
+        "look",
     },
+    "bokeh": {"plots"},
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},

@@ -75,6 +75,24 @@ def number(value: object, digits: int = 3) -> str:
     return f"{found:.{digits}g}"
 
 
+UNITS = {"px": "px", "um": "µm", "um2": "µm²", "um3": "µm³"}
+"""Of the ends of column names."""
+
+
+def feature(column: str) -> str:
+    """Return what a column of the table of objects is, with its unit.
+
+    Examples
+    --------
+    >>> feature("axis_major_um"), feature("volume_px"), feature("confidence")
+    ('axis major, µm', 'volume, voxels', 'confidence')
+    """
+    name, _, end = column.rpartition("_")
+    if end not in UNITS or not name:
+        return column.replace("_", " ")
+    return f"{name.replace('_', ' ')}, {'voxels' if column == 'volume_px' else UNITS[end]}"
+
+
 def counted(count: int, one: str, many: str) -> str:
     """Return a number with the word that fits it."""
     return f"{count:,} {one if count == 1 else many}"
