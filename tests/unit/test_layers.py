@@ -47,6 +47,7 @@ LAYERS = {
         "painting",
         "pairs",
         "plan",
+        "quality",
         "reconcile",
         "rings",
         "scale",

@@ -48,9 +48,7 @@ def look(sample: Sample) -> tuple[dict[str, object], dict[str, object]]:
     across = [plane for plane in shown if plane.axis != "y"]
     return {
         "planes": [framed(plane) for plane in shown],
-        "widths": " ".join(
-            f"minmax(0,{plane.width:.6g}fr)" for plane in shown if plane.axis != "y"
-        ),
+        "widths": " ".join(f"minmax(0,{plane.width:.6g}fr)" for plane in across),
         "longest_px": longest_px(shown),
         "colours": [(one["key"], one["text"]) for one in numeric],
         "histograms": [(one["name"], one["title"]) for one in histograms],

@@ -156,8 +156,8 @@ def contours(labels: np.ndarray, *, closed: bool) -> Iterator[tuple[int, list[np
     leaves the plane by half a pixel.
     """
     padded = np.pad(labels, 1, mode="constant" if closed else "edge")
-    ids, compact = np.unique(padded, return_inverse=True)
-    compact = compact.reshape(labels.shape[0] + 2, labels.shape[1] + 2) + int(ids[0] != 0)
+    ids, compact = _numbered(padded)
+    compact += int(ids[0] != 0)
     names = ids if ids[0] == 0 else [0, *ids]
     for index, box in enumerate(ndimage.find_objects(compact), start=1):
         if box is None:
@@ -167,6 +167,18 @@ def contours(labels: np.ndarray, *, closed: bool) -> Iterator[tuple[int, list[np
         found = find_contours((compact[near] == index).astype(np.float64), 0.5)
         lines = [np.rint(2 * (line + start) - 1).astype(np.int64) for line in found]
         yield int(names[index]), [line[_turns(line)] for line in lines]
+
+
+def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that there are, sorted, and the place of each pixel's label in them.
+
+    Runs of one label are sorted instead of pixels, which takes a tenth of the time.
+    """
+    flat = labels.ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+    ids, which = np.unique(flat[starts], return_inverse=True)
+    lengths = np.diff(starts, append=flat.size)
+    return ids, np.repeat(which.astype(np.int32), lengths).reshape(labels.shape)
 
 
 def _turns(points: np.ndarray) -> np.ndarray:
