@@ -32,6 +32,7 @@ LAYERS = {
         "clustering",
         "comparison",
         "cost",
+        "effects",
         "features",
         "hardness",
         "hulls",
@@ -100,7 +101,17 @@ LAYERS = {
         "schema",
     }
     | {"tables", "tiff", "tiling", "trainingset", "unpacking", "vendors"},
-    "reports": {"ablation", "figures", "gallery", "look", "modelcard", "page", "planes", "plots"}
+    "reports": {
+        "ablation",
+        "figures",
+        "gallery",
+        "groups",
+        "look",
+        "modelcard",
+        "page",
+        "planes",
+        "plots",
+    }
     | {"regions", "views"},
     "command line": {"cli", "machine"},
 }
@@ -115,6 +126,7 @@ ALSO = {
     "relabelling": {"identity", "scale"},
     "verify": {"bounds", "clustering", "settings"},
     "geojson": {"rings"},
+    "groups": {"effects"},
     "rois": {"rings"},
     "labelfiles": {"classes", "metrics"},  # counts overlaps block by block
 }

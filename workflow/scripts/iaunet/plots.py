@@ -1,7 +1,7 @@
 """Plots that a reader can turn over: Bokeh's figures, as text that a page holds.
 
 A page has BokehJS, the figures and the numbers compressed, each in an element of its own;
-`plots.js` unpacks them, and does what happens between the figures. The same input gives the same
+`report.js` unpacks them, and does what happens between the figures. The same input gives the same
 bytes: Bokeh's own ways to embed would name elements at random.
 """
 
@@ -48,6 +48,8 @@ VALUES = Viridis256[72:]
 """Without its darkest part, which a dark picture would hide."""
 ASPECTS = (1 / 3, 30)
 """Of a figure; a longer image gets room at its sides."""
+LONGEST_NAME = 32
+"""Characters of the name of a group beside its values."""
 LIBRARY = Path(bokeh.__file__).parent / "server/static/js/bokeh.min.js"
 
 
@@ -96,7 +98,7 @@ def _renamed(value: object, names: dict[str, str]) -> object:
 
 
 def plane_figures(planes: Sequence[Plane], unit: str | None) -> dict[str, figure]:
-    """Return an empty figure for each plane; `plots.js` puts the sections in.
+    """Return an empty figure for each plane; `report.js` puts the sections in.
 
     Planes of one image move together: they share the ranges of x and of y.
 
@@ -216,7 +218,7 @@ def _plane_figure(
 
 
 def colour_bar() -> figure:
-    """Return the colours of values; `plots.js` sets the range."""
+    """Return the colours of values; `report.js` sets the range."""
     mapper = LinearColorMapper(palette=VALUES, low=0, high=1, name="bar")
     shown = figure(
         height=44,
@@ -260,7 +262,7 @@ def bins(values: np.ndarray, bounds: tuple[float, float] | None = None) -> tuple
 def histogram(name: str, title: str, label: str, edges: np.ndarray, log: bool) -> figure:
     """Return an empty histogram, with a second one of the chosen objects before it.
 
-    `plots.js` counts; a range that is drawn in it chooses the objects in it.
+    `report.js` counts; a range that is drawn in it chooses the objects in it.
     """
     shown = figure(
         name=f"histogram {name}",
@@ -302,4 +304,54 @@ def histogram(name: str, title: str, label: str, edges: np.ndarray, log: bool) -
     brush = BoxSelectTool(dimensions="width", renderers=[])
     shown.add_tools(brush)
     shown.toolbar.active_drag = brush
+    return shown
+
+
+def strips(names: Sequence[str]) -> figure:
+    """Return an empty figure of one strip of dots per group, the first one on top.
+
+    `summary.js` sets the values; a range that is drawn in it chooses the images in it.
+    """
+    n = len(names)
+    shown = figure(
+        height=90 + 30 * n,
+        sizing_mode="stretch_width",
+        x_range=Range1d(0, 1),
+        y_range=Range1d(n - 0.4, -0.6),
+        x_axis_label=" ",
+        tools="",
+        toolbar_location=None,
+        outline_line_color=None,
+    )
+    shown.name = "strips"
+    shown.yaxis.ticker = list(range(n))
+    shown.yaxis.major_label_overrides = {
+        k: name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+        for k, name in enumerate(names)
+    }
+    shown.xaxis.axis_label_text_font_style = "normal"
+    shown.axis.axis_label_text_color = INK
+    shown.axis.major_label_text_color = INK
+    shown.axis.axis_line_color = LINE
+    shown.grid.grid_line_color = LINE
+    shown.ygrid.visible = False
+    points = ColumnDataSource({"x": [], "y": [], "name": [], "text": []}, name="images")
+    dots = shown.scatter(
+        "x",
+        "y",
+        source=points,
+        size=7,
+        fill_color="#0072b2",
+        fill_alpha=0.55,
+        line_color=None,
+        selection_fill_color=PICKED,
+        selection_fill_alpha=0.9,
+        nonselection_fill_alpha=0.2,
+    )
+    middles = ColumnDataSource({"x": [], "top": [], "bottom": []}, name="medians")
+    shown.segment("x", "top", "x", "bottom", source=middles, line_color=INK, line_width=3)
+    box = BoxSelectTool(renderers=[dots])
+    tips = [("", "@name"), ("", "@text")]
+    shown.add_tools(box, TapTool(renderers=[dots]), HoverTool(renderers=[dots], tooltips=tips))
+    shown.toolbar.active_drag = box
     return shown
