@@ -112,7 +112,10 @@ class Page:
             await asyncio.sleep(0.05)
 
     async def point(self, x, y):
-        await self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        """Move the mouse to a point of the window."""
+        for left in (x - 1, x):
+            await self.send("Input.dispatchMouseEvent", type="mouseMoved", x=left, y=y)
+            await asyncio.sleep(0.05)
 
     async def picture(self, path, whole=True):
         """Write what the page looks like as PNG."""
@@ -121,7 +124,7 @@ class Page:
 
     async def printed(self, path):
         """Write the page as PDF."""
-        shot = await self.send("Page.printToPDF", printBackground=True)
+        shot = await self.send("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
 

@@ -198,7 +198,7 @@ def _plane_figure(
     shown.toolbar.active_drag = pan
     shown.toolbar.active_scroll = wheel
     shown.toolbar.logo = None
-    shown.toolbar.stylesheets = [":host{height:max-content !important}"]
+    shown.toolbar.stylesheets = [":host{height:min(100%,216px) !important}"]
     if unit is not None and plane.name == "XY":
         bar = ScaleBar(
             range=shown.x_range,

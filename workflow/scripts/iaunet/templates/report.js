@@ -94,19 +94,19 @@
 
   function tell() {
     const rows = pointed === null ? picked : [pointed];
-    const title = rows.length === 0 ? "No object chosen"
+    const title = rows.length === 0 ? "No object chosen: point at one, click it, or give its number"
       : rows.length === 1 ? "Object " + data.labels[rows[0]]
       : rows.length.toLocaleString("en") + " objects, medians";
     element("chosen").textContent = title;
     if (pointed === null) element("said").textContent = title;
-    element("row").replaceChildren(...data.columns.map((one) => {
+    element("row").replaceChildren(...(rows.length ? data.columns : []).map((one) => {
       const line = document.createElement("tr"), head = document.createElement("th");
       const cell = document.createElement("td");
       head.scope = "row";
       head.textContent = one.text;
       cell.className = "n";
       const value = rows.length === 1 ? one.values[rows[0]] : median(rows.map((r) => one.values[r]));
-      cell.textContent = rows.length ? number(value) : "";
+      cell.textContent = number(value);
       line.append(head, cell);
       return line;
     }));
@@ -129,7 +129,7 @@
     let high = known.reduce((a, b) => Math.max(a, b), -Infinity);
     if (!known.length) { low = 0; high = 1; }
     if (!(high > low)) { low -= 0.5; high += 0.5; }
-    const bins = Math.round(Math.min(48, Math.max(8, 1.5 * Math.sqrt(known.length))));
+    const bins = Math.floor(Math.min(48, Math.max(8, 1.5 * Math.sqrt(known.length))));
     return Array.from({ length: bins + 1 }, (_, k) => low + (high - low) * k / bins);
   }
   function valuesOf(one) { return one.column === null ? (by ? by.values : []) : column(one.column).values; }
@@ -169,7 +169,7 @@
       mark(plane);
     }
     const follows = data.histograms.find((one) => one.column === null);
-    element("followed").hidden = !by;
+    element("followed").hidden = !by || data.histograms.some((one) => one.column === key);
     if (by) {
       const edges = edgesOf(follows), figure = model("histogram " + follows.name);
       figure.x_range.setv({ start: edges[0], end: edges[edges.length - 1] });
@@ -220,7 +220,7 @@
       const rows = plane.objects.data.row;
       choose(plane.objects.selected.indices.map((k) => rows[k]));
     });
-    plane.objects.inspected.properties.indices.change.connect(() => {
+    plane.objects.inspect.connect(() => {
       const found = plane.objects.inspected.indices;
       pointed = found.length ? plane.objects.data.row[found[0]] : null;
       tell();
