@@ -207,6 +207,29 @@ def test_of_many_objects_some_can_be_chosen_and_all_are_drawn(tmp_path, monkeypa
     assert len(html) < 5e6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "cell"), [((1300, 1300), (13, 13)), ((140, 256, 256), (14, 8, 8))]
+)
+def test_a_page_of_ten_thousand_objects_is_below_five_megabytes(tmp_path, shape, cell):
+    rng = np.random.default_rng(0)
+    labels, image = np.zeros(shape, np.uint32), rng.poisson(20, shape).astype(np.uint8)
+    counts = [length // side for length, side in zip(shape, cell, strict=True)]
+    at = np.indices(cell) - (np.array(cell) / 2 - 0.5)[(..., *[None] * len(cell))]
+    reach = [0.48 * side for side in cell]
+    ball = sum((a / r) ** 2 for a, r in zip(at, reach, strict=True)) < 1
+    for label, place in enumerate(np.ndindex(*counts), start=1):
+        box = tuple(slice(k * n, (k + 1) * n) for k, n in zip(place, cell, strict=True))
+        # No two objects have the same outline.
+        labels[box][ball & (rng.random(cell) < 0.97)] = label
+    options = finished.write(tmp_path, image, labels, core=(512,) * len(shape), pixel_um=None)
+    objects = pd.read_parquet(options["--objects"])
+    assert len(objects) >= 10_000
+    more = {f"feature_{k}": rng.lognormal(3, 1, len(objects)) for k in range(24)}
+    objects.assign(**more).to_parquet(options["--objects"])
+    assert len(run(options)) < 5e6
+
+
 def test_a_damaged_metrics_file_is_named(tmp_path, flat):
     image, labels = flat
     options = finished.write(tmp_path, image, labels, core=(64, 64))

@@ -201,7 +201,7 @@ def test_a_plan_is_shown_against_what_was_measured(folder):
     assert (frame.loc["a", "final_mb"], frame.loc["a", "temporary_mb"]) == ("4.0", "5.0")
     assert frame.loc["b", "planned_core_hours"] == frame.loc["c", "core_hours"] == ""
     assert frame.columns[-1] == "reason"
-    shown = re.sub(r"<[^>]+>|\s+", " ", html[html.index("<h2>Plan") : html.index("<h2>Images")])
+    shown = re.sub(r"<[^>]+>|\s+", " ", html[html.index("<h2>Plan") : html.index(">Images</h2>")])
     assert "memory of infer, MB, largest job 2,500 2,000" in " ".join(shown.split())
     assert "report" not in shown  # it is made after the provenance
     (folder / "results/plan.csv").write_text("image\na\n")

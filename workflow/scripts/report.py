@@ -320,7 +320,7 @@ def content(args: argparse.Namespace) -> dict:
         "n_tiles": tiles["n_tiles"],
         "look": shown,
         "library": plots.library(),
-        "figures": plots.packed(figures),
+        "figures": figures,
         "projections": gallery.projections(sample),
         "zooms": gallery.zooms(sample),
         "zoom_note": zoom_note(n_objects),

@@ -11,50 +11,67 @@ from iaunet.gallery import Sample
 DIGITS = 5
 HIDDEN = ("image", "label")
 """Columns of the table of objects that say nothing of one object, beside its box."""
+SHARES = (1, 2, 4, 16)
+"""By which the pixels of all sections are divided until the page is light enough."""
+MOST_BYTES = 3_500_000
+"""Of all figures, which leaves room for BokehJS and the close-ups on a page of 5 MB."""
 DRAWN = ("name", "column", "edges")
 """What report.js needs of a histogram."""
 TALLEST_PX, LONGEST_PX = 820, 1400
 """Of all planes together, on a screen."""
 
 
-def look(sample: Sample) -> tuple[dict[str, object], dict[str, object]]:
-    """Return what the template shows, and the figures and numbers that report.js puts together."""
-    shown = planes.planes(sample)
+def look(sample: Sample) -> tuple[dict[str, object], str]:
+    """Return what the template shows, and what report.js puts together, compressed.
+
+    When that is too much for a page, of fewer pixels: outlines take less room there, too.
+    """
     objects = sample.objects.iloc[planes.chosen(len(sample.objects))]
     columns = of_objects(objects)
-    unit = None if sample.unit_um is None else "µm"
-    places = {f"plane-{name}": one for name, one in plots.plane_figures(shown, unit).items()}
-    histograms = []
-    if len(objects):
-        places["bar"] = plots.colour_bar()
-        histograms = brushed(sample, columns)
-        places |= {f"histogram-{one['name']}": one["figure"] for one in histograms}
-    rows = {int(row): k for k, row in enumerate(objects.index)}
-    data = {
-        **plots.document(places),
-        "planes": [described(plane, sample, rows) for plane in shown],
-        "columns": columns,
-        "labels": [int(label) for label in objects["label"]],
-        "all": len(objects) == len(sample.objects),
-        "histograms": [
-            {key: one[key] for key in ("name", "column", "edges")} for one in histograms
-        ],
-        "identity": plots.IDENTITY,
-        "palette": plots.VALUES,
-        "diameter": sample.diameter_px[-1] * sample.spacing[-1],
-        "spacing": dict(zip(sample.axes, sample.spacing, strict=True)),
-    }
-    numeric = [one for one in columns if one["numeric"]]
+    for share in SHARES:
+        shown = planes.planes(sample, planes.PIXELS // share)
+        histograms = brushed(sample, columns) if len(objects) else []
+        text = plots.packed(content(sample, objects, shown, columns, histograms))
+        if len(text) <= MOST_BYTES:
+            break
     across = [plane for plane in shown if plane.axis != "y"]
     return {
         "planes": [framed(plane) for plane in shown],
         "widths": " ".join(f"minmax(0,{plane.width:.6g}fr)" for plane in across),
         "longest_px": longest_px(shown),
-        "colours": [(one["key"], one["text"]) for one in numeric],
+        "colours": [(one["key"], one["text"]) for one in columns if one["numeric"]],
         "histograms": [(one["name"], one["title"]) for one in histograms],
         "note": planes.note(sample, shown),
         "n_chosen": len(objects),
-    }, data
+    }, text
+
+
+def content(
+    sample: Sample,
+    objects: pd.DataFrame,
+    shown: Sequence[planes.Plane],
+    columns: Sequence[dict],
+    histograms: Sequence[dict],
+) -> dict[str, object]:
+    """Return figures, sections and numbers for report.js."""
+    unit = None if sample.unit_um is None else "µm"
+    places = {f"plane-{name}": one for name, one in plots.plane_figures(shown, unit).items()}
+    places |= {f"histogram-{one['name']}": one["figure"] for one in histograms}
+    if len(objects):
+        places["bar"] = plots.colour_bar()
+    rows = {int(row): k for k, row in enumerate(objects.index)}
+    return {
+        **plots.document(places),
+        "planes": [described(plane, sample, rows) for plane in shown],
+        "columns": columns,
+        "labels": [int(label) for label in objects["label"]],
+        "all": len(objects) == len(sample.objects),
+        "histograms": [{key: one[key] for key in DRAWN} for one in histograms],
+        "identity": plots.IDENTITY,
+        "palette": plots.VALUES,
+        "diameter": sample.diameter_px[-1] * sample.spacing[-1],
+        "spacing": dict(zip(sample.axes, sample.spacing, strict=True)),
+    }
 
 
 def framed(plane: planes.Plane) -> dict[str, object]:

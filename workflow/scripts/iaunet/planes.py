@@ -76,24 +76,24 @@ def chosen(n_objects: int) -> np.ndarray:
     return np.linspace(0, n_objects - 1, MOST_OBJECTS).astype(np.int64)
 
 
-def planes(sample: Sample) -> list[Plane]:
-    """Return one plane of a 2D image, three of a 3D one."""
+def planes(sample: Sample, pixels: int = PIXELS) -> list[Plane]:
+    """Return one plane of a 2D image, three of a 3D one, of at most so many pixels together."""
     middle = [length / 2 for length in sample.shape]
     if len(sample.objects):
         middle = np.median(sample.centres, axis=0).tolist()
     rows = chosen(len(sample.objects))
     labels = sample.objects["label"].to_numpy(np.uint64)[rows]
-    return [_plane(sample, face, rows, labels, middle) for face in sample.faces]
+    room = pixels // len(sample.faces)
+    return [_plane(sample, face, rows, labels, middle, room) for face in sample.faces]
 
 
-def level_of(sample: Sample, face: int | None) -> int:
-    """Return the finest level of which enough sections fit."""
+def level_of(sample: Sample, face: int | None, room: int) -> int:
+    """Return the finest level of which enough sections fit into so many pixels."""
     across = gallery.sides_of(face)
     for level, array in enumerate(sample.images):
         longest = max(array.shape[axis] for axis in across)
         n = 1 if face is None else min(array.shape[face], SECTIONS // 2)
-        share = PIXELS // len(sample.faces)
-        if longest <= LONGEST_PX and n * math.prod(array.shape[a] for a in across) <= share:
+        if longest <= LONGEST_PX and n * math.prod(array.shape[a] for a in across) <= room:
             return level
     return len(sample.images) - 1
 
@@ -104,14 +104,15 @@ def _plane(
     rows: np.ndarray,
     labels: np.ndarray,
     middle: Sequence[float],
+    room: int,
 ) -> Plane:
-    level = level_of(sample, face)
+    level = level_of(sample, face, room)
     shape, axes = sample.images[level].shape, gallery.sides_of(face)
     shrink = [full / length for full, length in zip(sample.shape, shape, strict=True)]
     down, across = (sample.spacing[axis] * shrink[axis] for axis in axes)
     depth = 1 if face is None else shape[face]
     area = math.prod(shape[axis] for axis in axes)
-    n = max(1, min(depth, SECTIONS, PIXELS // len(sample.faces) // max(1, area)))
+    n = max(1, min(depth, SECTIONS, room // max(1, area)))
     at = ((np.arange(n) + 0.5) * depth / n).astype(int)
     to_image = 1.0 if face is None else shrink[face]
     places = [int((k + 0.5) * to_image) for k in at.tolist()]

@@ -314,7 +314,7 @@ def strips(names: Sequence[str]) -> figure:
     """
     n = len(names)
     shown = figure(
-        height=90 + 30 * n,
+        height=90 + (30 if n <= 12 else 20) * n,
         sizing_mode="stretch_width",
         x_range=Range1d(0, 1),
         y_range=Range1d(n - 0.4, -0.6),
