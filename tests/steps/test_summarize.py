@@ -221,7 +221,7 @@ def test_what_an_image_took_is_told(folder):
     steps = [{"step": "tile", "peak_memory_mb": 90.5}, {"step": "infer", "peak_memory_mb": 700}]
     (folder / "results/a/provenance.json").write_text(json.dumps({"steps": steps}))
     frame, html = run(folder)
-    assert frame.loc["a", ["peak_memory_mb", "objects_per_s"]].tolist() == ["700", "4.8"]
+    assert frame.loc["a", ["peak_memory_mb", "objects_per_s"]].tolist() == ["700.0", "4.8"]
     assert "objects per s" in html
 
 

@@ -48,3 +48,11 @@ def test_nothing_to_compare_is_nothing():
 def test_the_same_rows_give_the_same_text():
     rows = [row(str(k), f"g{k % 30}", n_objects=k) for k in range(120)]
     assert json.dumps(groups.compared(rows)[1]) == json.dumps(groups.compared(rows)[1])
+
+
+def test_numbers_that_no_one_measures_are_none():
+    wild = [float("nan"), float("inf"), 10**400, "12", [3]]
+    rows = [row(str(k), n_objects=value) for k, value in enumerate(wild)]
+    rows += [row("a", n_objects=3, pixel_um=["x", None]), row("b", n_objects=4)]
+    _, data = groups.compared(rows)
+    assert data["measures"]["n_objects"]["values"] == [None] * 5 + [3.0, 4.0]

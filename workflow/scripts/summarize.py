@@ -169,16 +169,16 @@ def measured(provenance: dict) -> dict[str, float]:
     """Return what a finished image took; nothing where its provenance does not tell."""
     try:
         return cost.taken(provenance)
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         return {}
 
 
 def spent(taken: Mapping[str, float], found: Mapping) -> dict[str, float | None]:
     """Return the largest memory of a job of an image, and the objects per second of all jobs."""
-    peaks = [value for name, value in taken.items() if name.startswith("peak_mb_")]
+    peaks = [groups.finite(value) for name, value in taken.items() if name.startswith("peak_mb_")]
     seconds, count = found.get("seconds"), found.get("n_objects")
     return {
-        "peak_memory_mb": max(peaks, default=None),
+        "peak_memory_mb": max((peak for peak in peaks if peak is not None), default=None),
         "objects_per_s": count / seconds if seconds and count is not None else None,
     }
 

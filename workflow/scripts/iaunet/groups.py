@@ -36,6 +36,7 @@ def compared(rows: Sequence[Mapping]) -> tuple[dict[str, object], dict[str, obje
     rows : one per image, in the order of the table: image, group, and `MEASURES`, as far as known
     """
     rows = [{**row, **in_micrometers(row)} for row in rows]
+    rows = [{**row, **{key: finite(row.get(key)) for key in MEASURES}} for row in rows]
     measures = [key for key in MEASURES if sum(row.get(key) is not None for row in rows) > 1]
     if not measures:
         return None
@@ -54,16 +55,24 @@ def compared(rows: Sequence[Mapping]) -> tuple[dict[str, object], dict[str, obje
     return {"measures": shown_measures, "reference": shown[0], "n": len(names)}, data
 
 
+def finite(value: object) -> float | None:
+    """Return a number, or None for none and for what a file should not have said."""
+    try:
+        return float(value) if value is not None and math.isfinite(value) else None
+    except (TypeError, OverflowError):
+        return None
+
+
 def in_micrometers(row: Mapping) -> dict[str, float]:
     """Return the median size of the objects of an image in micrometers, where that is known."""
-    spacing = row.get("pixel_um") or [None]
+    spacing = [finite(step) for step in row.get("pixel_um") or [None]]
+    sizes = {
+        f"median_{what}_{unit}": finite(row.get(f"median_{what}_px"))
+        for what, unit in (("area", "um2"), ("volume", "um3"))
+    }
     if None in spacing:
         return {}
-    return {
-        f"median_{what}_{unit}": row[f"median_{what}_px"] * math.prod(spacing)
-        for what, unit in (("area", "um2"), ("volume", "um3"))
-        if row.get(f"median_{what}_px") is not None
-    }
+    return {key: px * math.prod(spacing) for key, px in sizes.items() if px is not None}
 
 
 def measured(rows: Sequence[Mapping], names: Sequence[str], key: str) -> dict[str, object]:

@@ -44,12 +44,14 @@ SEAM, FOCUS = "#ffffff", "#ffffff"
 NO_VALUE = "#9ca3af"
 IDENTITY = ("#ffb000", "#56b4e9", "#2fd6a3", "#f0e442", "#ff8a5c", "#e6a3cc", "#b7c9ff", "#9be15d")
 """Bright colours that stay apart on a dark picture, also for most colour-blind readers."""
-VALUES = Viridis256[72:]
+VALUES = Viridis256[92:]
 """Without its darkest part, which a dark picture would hide."""
 ASPECTS = (1 / 3, 30)
 """Of a figure; a longer image gets room at its sides."""
 LONGEST_NAME = 32
 """Characters of the name of a group beside its values."""
+HUGE = 1e300
+"""Values beyond it, which no one measures, are not in a histogram."""
 LIBRARY = Path(bokeh.__file__).parent / "server/static/js/bokeh.min.js"
 
 
@@ -198,7 +200,7 @@ def _plane_figure(
     shown.toolbar.active_drag = pan
     shown.toolbar.active_scroll = wheel
     shown.toolbar.logo = None
-    shown.toolbar.stylesheets = [":host{height:min(100%,216px) !important}"]
+    shown.toolbar.stylesheets = [":host{height:min(100%,236px) !important}"]
     if unit is not None and plane.name == "XY":
         bar = ScaleBar(
             range=shown.x_range,
@@ -247,7 +249,7 @@ def bins(values: np.ndarray, bounds: tuple[float, float] | None = None) -> tuple
     Their number grows with the square root of the number of values, from 8 to 48; they grow by a
     factor when all values are positive, and the largest more than 30 times the smallest.
     """
-    known = values[np.isfinite(values)]
+    known = values[np.abs(values) < HUGE]
     n_bins = int(np.clip(np.sqrt(known.size) * 1.5, 8, 48))
     low, high = bounds or ((float(known.min()), float(known.max())) if known.size else (0.0, 1.0))
     # A range so small that its bins could not be told apart is one value.

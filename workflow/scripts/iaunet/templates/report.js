@@ -227,7 +227,6 @@
     });
     const slider = element("slice-" + plane.name);
     if (slider) slider.addEventListener("input", () => show(plane, Number(slider.value)));
-    await show(plane, plane.first);
   }
   element("found").addEventListener("change", visible);
   element("seam")?.addEventListener("change", visible);
@@ -271,6 +270,7 @@
     colour("");
     choose([]);
   }
+  await Promise.all(data.planes.map((plane) => show(plane, plane.first)));
   visible();
   document.body.dataset.drawn = "yes";
 })().catch(refused);
