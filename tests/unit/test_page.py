@@ -18,6 +18,7 @@ EMPTY = {
         "histograms": [],
         "note": "",
         "n_chosen": 0,
+        "counted": "",
     },
     "library": "",
     "figures": "",

@@ -43,6 +43,7 @@ def look(sample: Sample) -> tuple[dict[str, object], str]:
         "histograms": [(one["name"], one["title"]) for one in histograms],
         "note": planes.note(sample, shown),
         "n_chosen": len(objects),
+        "counted": f"{len(objects):,} of {len(sample.objects):,} objects.",
     }, text
 
 
@@ -150,6 +151,8 @@ def brushed(sample: Sample, columns: Sequence[dict]) -> list[dict[str, object]]:
     intensity = [key for key in by_key if key.startswith("mean_intensity")][:1]
     found = []
     for key in (size, *intensity, "confidence"):
+        if key not in by_key:
+            continue
         one = by_key[key]
         values = np.array([np.nan if value is None else value for value in one["values"]], float)
         edges, log = plots.bins(values, (0.0, 1.0) if key == "confidence" else None)

@@ -174,7 +174,7 @@ def note(sample: Sample, shown: Sequence[Plane]) -> str:
     """Return what of the image is shown, in words."""
     if not len(sample.objects):
         return "No objects were found."
-    level, found = shown[0].level, ["Outlines of all objects, which can be switched off above."]
+    level, found = shown[0].level, ["Drag to move, Ctrl and the wheel to zoom."]
     if level:
         text = f"Level {level} of the pyramid"
         small = sample.diameter_px[-1] * sample.images[level].shape[-1] / sample.shape[-1]

@@ -18,6 +18,7 @@ from bokeh.models import (
     BoxSelectTool,
     ColorBar,
     ColumnDataSource,
+    GlyphRenderer,
     HoverTool,
     LassoSelectTool,
     LinearColorMapper,
@@ -38,8 +39,8 @@ from bokeh.plotting import figure
 
 from iaunet.planes import Plane
 
-INK, SOFT, LINE = "#334155", "#64748b", "#e2e8f0"
-BAR, MARK, PICKED = "#9dbbd3", "#b45309", "#d55e00"
+INK, LINE = "#334155", "#e2e8f0"
+BAR, PICKED = "#9dbbd3", "#d55e00"
 SEAM, FOCUS = "#ffffff", "#ffffff"
 NO_VALUE = "#9ca3af"
 IDENTITY = ("#ffb000", "#56b4e9", "#2fd6a3", "#f0e442", "#ff8a5c", "#e6a3cc", "#b7c9ff", "#9be15d")
@@ -165,15 +166,20 @@ def _plane_figure(
         for place in places:
             line = {"line_color": SEAM, "line_alpha": 0.6, "line_dash": [5, 4], "name": "seam"}
             shown.add_layout(Span(location=place, dimension=dimension, **line))
-    objects = ColumnDataSource(
-        {"xs": [], "ys": [], "row": [], "value": [], "name": [], "text": []},
-        name=f"objects {plane.name}",
-    )
+    _add_tools(shown, _outlines(shown, plane, mapper))
+    if unit is not None and plane.name == "XY":
+        shown.add_layout(_scale_bar(shown, unit))
+    return shown
+
+
+def _outlines(shown: figure, plane: Plane, mapper: LinearColorMapper) -> GlyphRenderer:
+    """Add the outlines of objects, without any; white where the mouse is, and of those chosen."""
+    empty = {name: [] for name in ("xs", "ys", "row", "value", "name", "text")}
     colour = {"field": "value", "transform": mapper}
-    outlines = shown.patches(
+    return shown.patches(
         "xs",
         "ys",
-        source=objects,
+        source=ColumnDataSource(empty, name=f"objects {plane.name}"),
         name=f"outlines {plane.name}",
         line_color=colour,
         line_width=1.6,
@@ -191,6 +197,10 @@ def _plane_figure(
         hover_fill_color=colour,
         hover_fill_alpha=0.3,
     )
+
+
+def _add_tools(shown: figure, outlines: GlyphRenderer) -> None:
+    """Let the reader move, zoom, and point at or choose objects."""
     hover = HoverTool(renderers=[outlines], tooltips=[("", "@name"), ("", "@text")], visible=False)
     tap, box = TapTool(renderers=[outlines], visible=False), BoxSelectTool(renderers=[outlines])
     lasso = LassoSelectTool(renderers=[outlines], continuous=False)
@@ -200,23 +210,25 @@ def _plane_figure(
     shown.toolbar.active_drag = pan
     shown.toolbar.active_scroll = wheel
     shown.toolbar.logo = None
+    # It would else cover the side of the picture from top to bottom.
     shown.toolbar.stylesheets = [":host{height:min(100%,236px) !important}"]
-    if unit is not None and plane.name == "XY":
-        bar = ScaleBar(
-            range=shown.x_range,
-            unit=unit,
-            dimensional=MetricLength(),
-            location="bottom_left",
-            label="@{value} @{unit}",
-            label_text_color="#ffffff",
-            bar_line_color="#ffffff",
-            bar_line_width=3,
-            background_fill_color="#000000",
-            background_fill_alpha=0.45,
-            border_line_color=None,
-        )
-        shown.add_layout(bar)
-    return shown
+
+
+def _scale_bar(shown: figure, unit: str) -> ScaleBar:
+    """Return a scale bar that follows the zoom."""
+    return ScaleBar(
+        range=shown.x_range,
+        unit=unit,
+        dimensional=MetricLength(),
+        location="bottom_left",
+        label="@{value} @{unit}",
+        label_text_color="#ffffff",
+        bar_line_color="#ffffff",
+        bar_line_width=3,
+        background_fill_color="#000000",
+        background_fill_alpha=0.45,
+        border_line_color=None,
+    )
 
 
 def colour_bar() -> figure:
