@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from scipy import ndimage
 from skimage.measure import regionprops
 
 import measure
-from iaunet import checksums, features, metrics, omezarr, tables
+from iaunet import checksums, features, metrics, omezarr, synthetic, tables
 from iaunet.errors import InputError, OptionError
 
 PIXEL_UM = {2: (0.5, 0.5), 3: (2.0, 0.5, 0.5)}
@@ -303,7 +304,7 @@ def test_a_mask_as_reference_is_noticed(rng, tmp_path):
     options = finish(tmp_path, labels.astype(np.uint16), labels, None)
     tifffile.imwrite(tmp_path / "mask.tif", (labels > 0).astype(np.uint8))
     measure.main([*options, "--reference", str(tmp_path / "mask.tif")])
-    assert "a mask instead of labels" in read(tmp_path, "metrics.json")["warnings"][-1]
+    assert "a mask instead of labels" in " ".join(read(tmp_path, "metrics.json")["warnings"])
 
 
 def test_labels_that_are_not_those_of_the_tables_are_our_bug(rng, tmp_path):
@@ -337,3 +338,63 @@ def test_a_reference_that_does_not_fit_says_why(rng, tmp_path):
         with pytest.raises(InputError, match=message):
             measure.main([*options, "--reference", str(tmp_path / "true.tif")])
     assert not (tmp_path / "metrics.json").exists()
+
+
+def warned(folder, image, labels, **more):
+    """Return what a reader is told of a picture, beside what the finished run has anyway."""
+    folder.mkdir()
+    options = finish(folder, image, labels, None)
+    told = json.loads((folder / "tiles.json").read_text())
+    told |= {"range": [int(image.min()), int(image.max())], "warnings": [], **more}
+    (folder / "tiles.json").write_text(json.dumps(told))
+    measure.main(options)
+    found = read(folder, "metrics.json")
+    return [text for text in found["warnings"] if "pixel size" not in text], found
+
+
+@pytest.mark.parametrize("shape", [(220, 260), (20, 96, 110)])
+def test_what_is_wrong_with_a_picture_is_told_with_its_number(tmp_path, shape):
+    spacing = (2.0, 1.0, 1.0)[-len(shape) :]
+    rng = np.random.default_rng(5)
+    image, labels = synthetic.draw_nuclei(shape, rng, diameter_px=20, spacing=spacing)
+    image, labels = image.astype(np.uint16), labels.astype(np.uint32)
+    said, found = warned(tmp_path / "fine", image, labels)
+    assert said == []
+    assert found["focus"] > 0.25
+    assert found["saturated_fraction"] < 0.01
+
+    blur = [6 / step for step in spacing]
+    said, found = warned(
+        tmp_path / "blurred", ndimage.gaussian_filter(image.astype(float), blur), labels
+    )
+    assert len(said) == 1
+    assert f"blurred: focus {found['focus']:.2f}, below 0.2" in said[0]
+
+    top = int(np.percentile(image[labels > 0], 70))
+    said, found = warned(tmp_path / "bright", np.minimum(image, top), labels)
+    assert 0.2 < found["saturated_fraction"] < 0.4
+    share = f"{100 * found['saturated_fraction']:.2g} %"
+    assert f"saturated: {share} of the objects'" in said[0]
+
+    trained = {"smallest": [60.0] * len(shape), "largest": [90.0] * len(shape)}
+    (said,), _ = warned(tmp_path / "other", image, labels, model_diameter_px=trained)
+    assert "unlike the training data" in said
+    assert "trained with 60 to 90" in said
+
+
+@pytest.mark.parametrize(
+    ("side", "text"), [((3, 3), "below 6: sizes"), ((1, 30, 30), "1 section(s) only, below 3")]
+)
+def test_objects_of_few_pixels_are_told(tmp_path, side, text):
+    labels = np.zeros([4 * n for n in side], np.uint32)
+    labels[tuple(slice(n, 2 * n) for n in side)] = 1
+    (said,), _ = warned(tmp_path / "a", (labels * 90).astype(np.uint8), labels)
+    assert text in said
+
+
+def test_the_picture_of_a_large_image_is_judged_from_a_coarse_level(tmp_path):
+    at = np.indices((1800, 2200)) - np.array([900, 1100])[:, None, None]
+    labels = ((at**2).sum(axis=0) < 700**2).astype(np.uint32)
+    said, found = warned(tmp_path / "a", (labels * 90).astype(np.uint8), labels)
+    assert found["focus"] > 0.2
+    assert not [text for text in said if "blurred" in text]

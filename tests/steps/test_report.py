@@ -1,3 +1,5 @@
+import base64
+import gzip
 import json
 import re
 
@@ -8,7 +10,7 @@ import tifffile
 
 import finished
 import report
-from iaunet import synthetic
+from iaunet import planes, synthetic
 from iaunet.errors import InputError
 
 URL = re.compile(r"(?:https?:)?//[a-z]", re.IGNORECASE)
@@ -44,7 +46,7 @@ def test_a_page_needs_no_other_file(tmp_path, flat):
     assert linked
     assert set(linked) == {"data:"}
     assert not URL.search(re.sub(r"data:[^\"]*", "", html))
-    assert "<script" not in html
+    assert re.findall(r"<script[^>]* src", html) == []
     assert len(html) < 5e6
 
 
@@ -53,23 +55,30 @@ def test_a_2d_page_has_all_its_parts(tmp_path, flat):
     html = run(finished.write(tmp_path, image, labels, core=(64, 64), pixel_um=(0.5, 0.5)))
     assert headings(html) == [
         "Whole image",
+        "Distributions",
         "Close up",
         "Seams",
         "Least confident objects",
-        "Distributions",
         "Numbers",
         "Provenance",
     ]
-    for text in ("Overview", "Typical", "Crowded", "Least confident", "Worst seam", "µm²"):
+    for text in ("Typical", "Crowded", "Least confident", "Worst seam", "µm²"):
         assert text in html
     assert f">{labels.max()}<" in html
 
 
-def test_a_3d_page_shows_three_planes_twice(tmp_path, volume):
+def figures_of(html):
+    """Return what the scripts of a page put together."""
+    text = re.search(r'id="figures">data:application/gzip;base64,([^<]+)<', html)[1]
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def test_a_3d_page_shows_three_planes_and_projections(tmp_path, volume):
     image, labels = volume
     html = run(finished.write(tmp_path, image, labels, core=(16, 64, 64), pixel_um=(0.6, 0.3, 0.3)))
     for plane in ("XY", "XZ", "ZY"):
-        assert html.count(f'<span class="plane">{plane}</span>') == 2
+        assert html.count(f'<span class="plane">{plane}</span>') == 1
+        assert f'id="plane-{plane}"' in html
     assert "Maximum projections" in html
     assert "µm³" in html
 
@@ -181,15 +190,44 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, flat):
     assert run(options) == run(options)
 
 
-def test_many_objects_are_drawn_as_pixels_on_a_small_page(tmp_path):
+def test_of_many_objects_some_can_be_chosen_and_all_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(planes, "MOST_OBJECTS", 1000)
     labels = np.zeros((600, 600), np.uint32)
     rows, columns = np.indices(labels.shape)
     inside = (rows % 8 < 5) & (columns % 8 < 5)
     labels[inside] = ((rows // 8) * 75 + columns // 8 + 1)[inside]
     html = run(finished.write(tmp_path, inside * np.uint8(200), labels, core=(256, 256)))
-    assert "data:image/png" in html
+    figures = figures_of(html)
+    (section,) = figures["planes"][0]["sections"]
+    assert section["overlay"].startswith("data:image/png")
+    assert sorted(section["rows"]) == list(range(1000))
+    assert (figures["labels"][0], figures["labels"][-1]) == (1, 5625)
+    assert "1,000 of 5,625 objects, evenly spread, can be chosen" in html
     assert "Chosen among 5,000 of 5,625 objects" in html
     assert len(html) < 5e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "cell"), [((1300, 1300), (13, 13)), ((140, 256, 256), (14, 8, 8))]
+)
+def test_a_page_of_ten_thousand_objects_is_below_five_megabytes(tmp_path, shape, cell):
+    rng = np.random.default_rng(0)
+    labels, image = np.zeros(shape, np.uint32), rng.poisson(20, shape).astype(np.uint8)
+    counts = [length // side for length, side in zip(shape, cell, strict=True)]
+    at = np.indices(cell) - (np.array(cell) / 2 - 0.5)[(..., *[None] * len(cell))]
+    reach = [0.48 * side for side in cell]
+    ball = sum((a / r) ** 2 for a, r in zip(at, reach, strict=True)) < 1
+    for label, place in enumerate(np.ndindex(*counts), start=1):
+        box = tuple(slice(k * n, (k + 1) * n) for k, n in zip(place, cell, strict=True))
+        # No two objects have the same outline.
+        labels[box][ball & (rng.random(cell) < 0.97)] = label
+    options = finished.write(tmp_path, image, labels, core=(512,) * len(shape), pixel_um=None)
+    objects = pd.read_parquet(options["--objects"])
+    assert len(objects) >= 10_000
+    more = {f"feature_{k}": rng.lognormal(3, 1, len(objects)) for k in range(24)}
+    objects.assign(**more).to_parquet(options["--objects"])
+    assert len(run(options)) < 5e6
 
 
 def test_a_damaged_metrics_file_is_named(tmp_path, flat):

@@ -201,7 +201,7 @@ def test_a_plan_is_shown_against_what_was_measured(folder):
     assert (frame.loc["a", "final_mb"], frame.loc["a", "temporary_mb"]) == ("4.0", "5.0")
     assert frame.loc["b", "planned_core_hours"] == frame.loc["c", "core_hours"] == ""
     assert frame.columns[-1] == "reason"
-    shown = re.sub(r"<[^>]+>|\s+", " ", html[html.index("<h2>Plan") : html.index("<h2>Images")])
+    shown = re.sub(r"<[^>]+>|\s+", " ", html[html.index("<h2>Plan") : html.index(">Images</h2>")])
     assert "memory of infer, MB, largest job 2,500 2,000" in " ".join(shown.split())
     assert "report" not in shown  # it is made after the provenance
     (folder / "results/plan.csv").write_text("image\na\n")
@@ -214,3 +214,29 @@ def test_without_a_plan_there_is_none_to_show(folder):
     frame, html = run(folder)
     assert "<h2>Plan" not in html
     assert not [name for name in frame.columns if name.startswith("planned")]
+
+
+def test_what_an_image_took_is_told(folder):
+    write(folder, {"a": GOOD})
+    steps = [{"step": "tile", "peak_memory_mb": 90.5}, {"step": "infer", "peak_memory_mb": 700}]
+    (folder / "results/a/provenance.json").write_text(json.dumps({"steps": steps}))
+    frame, html = run(folder)
+    assert frame.loc["a", ["peak_memory_mb", "objects_per_s"]].tolist() == ["700.0", "4.8"]
+    assert "objects per s" in html
+
+
+@pytest.mark.parametrize(("n", "side"), [(0, 96), (1, 96), (1000, 44), (1900, 32), (5000, None)])
+def test_pictures_shrink_when_there_are_many(n, side):
+    assert summarize.thumbnail_px(n) == side
+
+
+def test_rows_can_be_found_by_group_and_status(folder):
+    write(folder, {"a": GOOD, "b": None, "c": {**GOOD, "warnings": ["no objects"]}})
+    _, html = run(folder)
+    assert re.findall(r'<tr data-image="(.)" data-group="g" data-status="(\w+)">', html) == [
+        ("b", "failed"),
+        ("c", "look"),
+        ("a", "ok"),
+    ]
+    assert re.findall(r'<option value="(\w+)">\1</option>', html) == ["failed", "look", "ok"]
+    assert '<option value="=g">g</option>' in html

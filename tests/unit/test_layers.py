@@ -32,6 +32,7 @@ LAYERS = {
         "clustering",
         "comparison",
         "cost",
+        "effects",
         "features",
         "hardness",
         "hulls",
@@ -48,6 +49,7 @@ LAYERS = {
         "painting",
         "pairs",
         "plan",
+        "quality",
         "reconcile",
         "rings",
         "scale",
@@ -103,7 +105,18 @@ LAYERS = {
         "schema",
     }
     | {"tables", "tiff", "tiling", "trainingset", "unpacking", "vendors"},
-    "reports": {"ablation", "figures", "gallery", "modelcard", "page", "regions", "views"},
+    "reports": {
+        "ablation",
+        "figures",
+        "gallery",
+        "groups",
+        "look",
+        "modelcard",
+        "page",
+        "planes",
+        "plots",
+    }
+    | {"regions", "views"},
     "command line": {"cli", "machine"},
 }
 ALSO = {
@@ -118,6 +131,7 @@ ALSO = {
     "verify": {"bounds", "clustering", "settings"},
     "vendors": {"mosaics"},
     "geojson": {"rings"},
+    "groups": {"effects"},
     "rois": {"rings"},
     "labelfiles": {"classes", "metrics"},  # counts overlaps block by block
 }
@@ -144,7 +158,9 @@ OWNERS = {
         "report",
         "stitch",
         "gallery",
+        "look",
     },
+    "bokeh": {"plots"},
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},

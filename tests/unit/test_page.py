@@ -10,17 +10,24 @@ EMPTY = {
     "cards": [],
     "reference": None,
     "n_tiles": 1,
-    "overview": None,
-    "overview_note": "",
-    "orthogonal": [],
+    "look": {
+        "planes": [],
+        "widths": "",
+        "longest_px": 1,
+        "colours": [],
+        "histograms": [],
+        "note": "",
+        "n_chosen": 0,
+        "counted": "",
+    },
+    "library": "",
+    "figures": "",
+    "projections": None,
     "zooms": [],
     "zoom_note": "",
     "seams": {"text": "", "views": []},
     "unsure": [],
     "unsure_note": "",
-    "figure": None,
-    "figure_width": 0,
-    "figure_note": "",
     "classes": [],
     "numbers": [],
     "origin": [],
@@ -64,20 +71,26 @@ def test_text_of_files_cannot_become_markup():
             "subtitle": ATTACK,
             "warnings": [ATTACK],
             "cards": [{"name": ATTACK, "value": ATTACK, "unit": ATTACK, "more": ATTACK}],
-            "overview": view,
+            "look": {
+                **EMPTY["look"],
+                "planes": [
+                    {**dict.fromkeys(("name", "label", "aspect", "first"), ATTACK), "last": 1}
+                ],
+                "colours": [(ATTACK, ATTACK)],
+                "histograms": [(ATTACK, ATTACK)],
+                "note": ATTACK,
+                "n_chosen": 1,
+            },
             "zooms": [view],
             "unsure": [view],
-            "orthogonal": [
-                {
-                    "title": ATTACK,
-                    "caption": ATTACK,
-                    "views": dict.fromkeys(("xy", "xz", "zy"), view),
-                }
-            ],
+            "projections": {
+                "caption": ATTACK,
+                "views": dict.fromkeys(("xy", "xz", "zy"), view),
+            },
             "classes": [dict.fromkeys(("name", "kind", "objects", "size", "share"), ATTACK)],
             "numbers": [(ATTACK, ATTACK)],
             "provenance": ATTACK,
         },
     )
-    assert "<script" not in html
-    assert html.count("&lt;script&gt;") > 10
+    assert "<script>alert" not in html
+    assert html.count("&lt;script&gt;") > 20

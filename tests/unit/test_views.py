@@ -40,6 +40,15 @@ def test_an_instance_that_the_window_cuts_stays_open():
     assert points(path)[0].min() < 0
 
 
+def test_an_instance_at_the_border_of_a_plane_is_closed_along_it():
+    labels = np.zeros((6, 6), int)
+    labels[:2, :3] = 4
+    ((label, (line,)),) = views.contours(labels, closed=True)
+    assert label == 4
+    assert (line[0] == line[-1]).all()
+    assert (line.min(axis=0).tolist(), line.max(axis=0).tolist()) == ([0, 0], [4, 6])
+
+
 def test_a_hole_is_outlined_too():
     labels = np.ones((7, 7), int)
     labels[3, 3] = labels[0] = labels[-1] = labels[:, 0] = labels[:, -1] = 0

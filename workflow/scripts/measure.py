@@ -11,7 +11,7 @@ Example
 import argparse
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from iaunet import (
     labelfiles,
     metrics,
     omezarr,
+    quality,
     quarantine,
     sealed,
     seams,
@@ -41,6 +42,13 @@ MEASURED = ("image", "channel", "pixel_um", "source", "model", "core", "n_tiles"
 VISIBLE = "outlines run along tile faces more often than elsewhere: tiles can be seen in the result"
 BLOCK_PX = {2: (2048, 2048), 3: (64, 512, 512)}
 """Whole shards; deep enough in 3D that few objects are longer, which are read one by one."""
+SAMPLED = 32
+"""Objects that tell whether the image is in focus and not saturated, evenly spread."""
+WINDOW_DIAMETERS = 2.5
+SMALLEST_PX, FEWEST_SECTIONS = 6.0, 3
+"""A median object that is narrower, or lies in fewer sections, has too few pixels to measure."""
+UNLIKE = 1.5
+"""How far outside the model's range a median object may be before the reader is told."""
 IDENTITIES = ("label", "confidence", "crosses_seam", "n_tiles", "verdict")
 
 
@@ -109,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         objects = objects.assign(**found_classes.of_objects(objects))
     check_areas(objects, args.seams)
     steps = [*records, recorder.facts()]
-    quality = seam_quality(objects, tiles, records)
+    at_seams = seam_quality(objects, tiles, records)
+    picture = picture_quality(args.store, objects, tiles)
     labels = omezarr.labels_attrs(args.store, omezarr.INSTANCES)
     failed = labels.get("failed_tiles", [])
     found = {
@@ -118,14 +127,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         "failed_tiles": failed,
         **({} if found_classes is None else {"classes": found_classes.facts(objects, tiles)}),
         **throughput(tiles, steps),
-        **quality,
+        **at_seams,
+        **picture,
         "warnings": [
             *failure_warnings(failed, labels.get("voxels_lost", 0), identities, tiles),
             *tiles.get("warnings", []),
             *memory_warnings(records),
             *halo_warnings(records),
             *warnings(objects, identities, tiles, overlap),
-            *seam_warnings(quality),
+            *picture_warnings(picture),
+            *size_warnings(objects, tiles),
+            *seam_warnings(at_seams),
         ],
         **({} if overlap is None else metrics.accuracy(overlap)),
     }
@@ -322,6 +334,101 @@ def seam_warnings(quality: dict) -> list[str]:
             f"{differ} of {quality['verified_voxels']} voxels got another label when they were "
             "segmented again with other tiles"
         )
+    return found
+
+
+def picture_quality(store: Path, objects: tables.Table, tiles: dict) -> dict[str, object]:
+    """Return focus and saturation of some objects; see `quality`. None where there is nothing."""
+    sharp, values = [], []
+    for window, own in around(store, objects):
+        diameter = 2 * math.sqrt(np.count_nonzero(own) / math.pi)
+        sharp.append(quality.focus(window, diameter))
+        values.append(window[own])
+    known = [value for value in sharp if value is not None]
+    highest = tiles.get("range", (0, math.inf))[1]
+    share, clipped = quality.saturated(np.concatenate(values or [np.zeros(0)]), highest)
+    return {
+        "focus": float(np.median(known)) if known else None,
+        "saturated_fraction": share if values else None,
+        "saturated": clipped,
+    }
+
+
+def around(store: Path, objects: tables.Table) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the plane through the middle of some objects: intensities, and where the object is.
+
+    From a level of the pyramid on which a median object is not wider than `quality.MOST_PX`.
+    """
+    if not len(objects):
+        return
+    axes = [name[0] for name in objects.columns if name in ("z_px", "y_px", "x_px")]
+    boxes = objects[[f"bbox_{axis}_{end}" for axis in axes for end in ("min", "max")]]
+    boxes = boxes.to_numpy(float).reshape(-1, len(axes), 2)
+    widest = (boxes[..., 1] - boxes[..., 0])[:, -2:].max(axis=1)
+    level = max(0, math.ceil(math.log2(np.median(widest) / (quality.MOST_PX / 2))))
+    level = min(level, len(omezarr.read_meta(store).levels) - 1)
+    image, labels = omezarr.open_level(store, level), omezarr.open_labels(store, level=level)
+    shrink = np.divide(omezarr.open_level(store).shape, image.shape)
+    rows = np.unique(np.linspace(0, len(objects) - 1, SAMPLED).astype(int))
+    for row in rows:
+        middle = boxes[row].mean(axis=1) / shrink
+        half = min(WINDOW_DIAMETERS / 2 * widest[row] / shrink[-1] + 1, quality.MOST_PX)
+        box = tuple(
+            slice(max(0, int(at - half)), int(at + half) + 1) if axis != "z" else int(at)
+            for axis, at in zip(axes, middle, strict=True)
+        )
+        own = labels[box] == objects["label"].iloc[row]
+        if own.any():
+            yield image[box], own
+
+
+def picture_warnings(picture: dict) -> list[str]:
+    """Return that objects are blurred, or too bright for the camera."""
+    found, focus = [], picture["focus"]
+    if focus is not None and focus < quality.BLURRED:
+        found.append(
+            f"the objects are blurred: focus {focus:.2f}, below {quality.BLURRED}; their "
+            "outlines, and what is measured in them, are uncertain"
+        )
+    if picture["saturated"]:
+        found.append(
+            f"the image is saturated: {100 * picture['saturated_fraction']:.2g} % of the objects' "
+            "pixels have the largest value that there is, so intensities are too low"
+        )
+    return found
+
+
+def size_warnings(objects: tables.Table, tiles: dict) -> list[str]:
+    """Return that objects have too few pixels, or not the size that the model was trained with."""
+    if not len(objects):
+        return []
+    found, ndim = [], len(tiles["shape"])
+    spacing = (1.0,) * ndim if voxel_size(tiles) is None else tiles["pixel_um"]
+    size = float(objects[size_column(objects)].median())
+    # Of a ball: pixels in z may be longer.
+    width = 2 * (size * math.prod(spacing) / (math.pi, 4 / 3 * math.pi)[ndim - 2]) ** (1 / ndim)
+    width /= spacing[-1]
+    if ndim == 3:
+        n_sections = float((objects["bbox_z_max"] - objects["bbox_z_min"]).median())
+        if n_sections < FEWEST_SECTIONS:
+            found.append(
+                f"a median object lies in {n_sections:.0f} section(s) only, below "
+                f"{FEWEST_SECTIONS}: volumes are uncertain"
+            )
+    if width < SMALLEST_PX:
+        found.append(
+            f"a median object is {width:.1f} px wide, below {SMALLEST_PX:g}: sizes and shapes "
+            "are uncertain"
+        )
+    known = tiles.get("model_diameter_px")
+    if known:
+        seen = width * tiling.grid_shape(tiles)[-1] / tiles["shape"][-1]
+        low, high = known["smallest"][-1], known["largest"][-1]
+        if not low / UNLIKE <= seen <= high * UNLIKE:
+            found.append(
+                f"unlike the training data: the network saw a median object {seen:.1f} px wide, "
+                f"the model was trained with {low:g} to {high:g}; give diameter_px"
+            )
     return found
 
 

@@ -20,14 +20,15 @@ import pandas as pd
 from iaunet import (
     __version__,
     cli,
-    figures,
     gallery,
     grid,
     images,
     joining,
     labelfiles,
+    look,
     omezarr,
     page,
+    plots,
     quarantine,
     regions,
     scale,
@@ -279,23 +280,6 @@ def doubtful_links(
     return shown
 
 
-def distributions(sample: gallery.Sample) -> list[figures.Distribution]:
-    """Return size, intensity and confidence of all objects."""
-    sizes = sample.objects[sample.size_column].to_numpy(float)
-    name = "area" if sample.ndim == 2 else "volume"
-    unit = "px" if sample.ndim == 2 else "voxels"
-    if sample.unit_um is not None:
-        sizes = sizes * float(np.prod(sample.spacing))
-        unit = "µm²" if sample.ndim == 2 else "µm³"
-    found = [figures.Distribution("Size", f"{name}, {unit}", sizes)]
-    for column in [name for name in sample.objects if name.startswith("mean_intensity")][:1]:
-        values = sample.objects[column].to_numpy(float)
-        found.append(figures.Distribution("Intensity", "mean intensity", values))
-    values = sample.objects["confidence"].to_numpy(float)
-    found.append(figures.Distribution("Confidence", "confidence", values, (0.0, 1.0)))
-    return found
-
-
 def shares(objects: pd.DataFrame) -> dict[str, float | None]:
     """Return the share of objects that are unsure, and that the image border cuts."""
     if not len(objects):
@@ -326,10 +310,7 @@ def content(args: argparse.Namespace) -> dict:
         },
     )
     reference = reference_section(sample, args.reference, metrics) if args.reference else None
-    ap = metrics.get("ap") or None
-    shown = distributions(sample) if n_objects else []
-    n_figures = len(shown) + (ap is not None)
-    figure = figures.histograms(shown, ap) if n_figures else None
+    shown, figures = look.look(sample)
     return {
         "image": tiles["image"],
         "subtitle": wording.subtitle(tiles),
@@ -337,19 +318,15 @@ def content(args: argparse.Namespace) -> dict:
         "cards": wording.cards(metrics, tiles),
         "reference": reference,
         "n_tiles": tiles["n_tiles"],
-        "overview": gallery.overview(sample),
-        "overview_note": "Outlines of all objects; they can be switched off above."
-        if n_objects
-        else "No objects were found.",
-        "orthogonal": gallery.orthogonal(sample),
+        "look": shown,
+        "library": plots.library(),
+        "figures": figures,
+        "projections": gallery.projections(sample),
         "zooms": gallery.zooms(sample),
         "zoom_note": zoom_note(n_objects),
         "seams": seam_section(sample, tiles, seams, metrics),
         "unsure": gallery.unsure(sample),
         "unsure_note": "Number of the object and its confidence, the lowest first.",
-        "figure": None if figure is None else views.data_uri("image/svg+xml", figure),
-        "figure_width": 310 * n_figures,
-        "figure_note": f"All {n_objects:,} objects.",
         "classes": wording.classes(metrics),
         "numbers": wording.numbers(metrics),
         "origin": wording.origin(tiles),

@@ -16,7 +16,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iaunet import __version__, cli, cost, metrics, omezarr, page, sealed, tables, views, wording
+from iaunet import (
+    __version__,
+    cli,
+    cost,
+    groups,
+    metrics,
+    omezarr,
+    page,
+    plots,
+    sealed,
+    tables,
+    views,
+    wording,
+)
 from iaunet.errors import InputError
 
 log = logging.getLogger("summarize")
@@ -37,8 +50,12 @@ COLUMNS = (
     "n_failed_tiles",
     "n_crossing_seams",
     "seam_conflicts",
+    "focus",
+    "saturated_fraction",
     "seconds",
     "mpx_per_s",
+    "peak_memory_mb",
+    "objects_per_s",
     "shape",
     "pixel_um",
 )
@@ -58,9 +75,10 @@ COUNTS = frozenset(
 STATUS = ("failed", "incomplete", "ok")
 """The worst first; incomplete: tiles failed, and their regions are empty."""
 NOT_FINISHED = "not finished"
-# More small pictures would make a heavy page.
-MAX_THUMBNAILS = 600
-THUMBNAIL_PX = 96
+THUMBNAIL_PX = (32, 96)
+"""Long side of the picture of an image, of many images and of few."""
+THUMBNAILS_PX = 2_000_000
+"""Of all together, which keeps the page light."""
 ERROR = "error: "
 LOG_BYTES = 65536
 LAST_LINES = 4
@@ -147,12 +165,22 @@ def read_plan(path: Path) -> dict[str, dict[str, float]]:
         raise InputError(f"{path}: {error}; make it again with plan.py, or remove it") from None
 
 
-def measured(home: Path) -> dict[str, float]:
+def measured(provenance: dict) -> dict[str, float]:
     """Return what a finished image took; nothing where its provenance does not tell."""
     try:
-        return cost.taken(read_metrics(home / "provenance.json") or {})
-    except (KeyError, TypeError):
+        return cost.taken(provenance)
+    except (AttributeError, KeyError, TypeError):
         return {}
+
+
+def spent(taken: Mapping[str, float], found: Mapping) -> dict[str, float | None]:
+    """Return the largest memory of a job of an image, and the objects per second of all jobs."""
+    peaks = [groups.finite(value) for name, value in taken.items() if name.startswith("peak_mb_")]
+    seconds, count = found.get("seconds"), found.get("n_objects")
+    return {
+        "peak_memory_mb": max((peak for peak in peaks if peak is not None), default=None),
+        "objects_per_s": count / seconds if seconds and count is not None else None,
+    }
 
 
 def plan_table(rows: Sequence[dict]) -> dict | None:
@@ -183,9 +211,9 @@ def failed_tiles(rows: Sequence[dict], logs: Path | None) -> list[str]:
     return found
 
 
-def model_name(row: Mapping[str, str], home: Path, default: str) -> str:
+def model_name(row: Mapping[str, str], provenance: dict, default: str) -> str:
     """Return the model of an image: as recorded, or as the table or the config says."""
-    model = (read_metrics(home / "provenance.json") or {}).get("model")
+    model = provenance.get("model")
     name = model.get("name") if isinstance(model, dict) else None
     return str(name or row["model"] or default)
 
@@ -203,17 +231,20 @@ def summary_row(
     if failed and not reason and args.logs is not None:
         reason = last_error(args.logs, image)
     warnings = [] if found is None else [str(text) for text in found.get("warnings") or []]
+    provenance = read_metrics(home / "provenance.json") or {}
+    taken = {} if failed else measured(provenance)
     values = {} if failed else {name: found.get(name) for name in (*COLUMNS, *ACCURACY)}
     return {
         **values,
+        **({} if failed else spent(taken, found)),
         "image": image,
         "group": row["group"],
         "status": "failed" if failed else "incomplete" if found.get("failed_tiles") else "ok",
-        "model": model_name(row, home, args.model),
+        "model": model_name(row, provenance, args.model),
         "warnings": wording.serious(warnings),
         "reason": (reason or NOT_FINISHED) if failed else "; ".join(warnings),
         "planned": plan.get(image),
-        "measured": {} if failed or image not in plan else measured(home),
+        "measured": taken if image in plan else {},
         "failed_tiles": [] if failed else found.get("failed_tiles") or [],
     }
 
@@ -297,7 +328,7 @@ def score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def thumbnail(store: Path) -> str | None:
+def thumbnail(store: Path, longest_px: int) -> str | None:
     """Return the coarsest level of a store as a small picture; the middle plane in 3D."""
     try:
         meta = omezarr.read_meta(store)
@@ -305,14 +336,20 @@ def thumbnail(store: Path) -> str | None:
         plane = np.asarray(array[array.shape[0] // 2] if array.ndim == 3 else array[...])
     except Exception:  # a damaged store of one image must not stop the page of all
         return None
-    step = max(1, min(plane.shape) // THUMBNAIL_PX)
-    plane = plane[::step, ::step]
     limits = meta.attrs.get("limits") or np.percentile(plane, (1, 99.8)).tolist()
-    return views.jpeg(views.grey(plane, limits), plane.shape, 0)
+    shrink = min(1.0, longest_px / max(plane.shape))
+    shape = [max(1, round(length * shrink)) for length in plane.shape]
+    return views.jpeg(views.grey(plane, limits), shape, 0, quality=75)
+
+
+def thumbnail_px(n_images: int) -> int | None:
+    """Return the long side of the pictures of so many images; None when there is no room."""
+    side = int((THUMBNAILS_PX / max(1, n_images)) ** 0.5)
+    return None if side < THUMBNAIL_PX[0] else min(side, THUMBNAIL_PX[1])
 
 
 def page_row(
-    row: dict, order: int, args: argparse.Namespace, *, shown: Sequence[str], picture: bool
+    row: dict, order: int, args: argparse.Namespace, *, shown: Sequence[str], side: int | None
 ) -> dict:
     """Return one image for the page: what is shown, what is sorted by, where its page lies."""
     home = args.results / row["image"]
@@ -334,8 +371,9 @@ def page_row(
         "link": link,
         "order": order,
         "mark": mark,
+        "group": row["group"],
         "cells": cells,
-        "thumbnail": thumbnail(home / f"{row['image']}.ome.zarr") if picture else None,
+        "thumbnail": side and thumbnail(home / f"{row['image']}.ome.zarr", side),
     }
 
 
@@ -345,6 +383,8 @@ TITLES = {
     "density_per_mm3": "per mm³",
     "n_tiles": "tiles",
     "seam_conflicts": "seam conflicts",
+    "peak_memory_mb": "peak MB",
+    "objects_per_s": "objects per s",
     "ap50": "AP50",
     "ap_mean": "AP .5–.95",
     "pq": "PQ",
@@ -363,17 +403,19 @@ def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
         "ap50",
         "ap_mean",
     )
-    wanted += ("pq", "n_tiles", "seam_conflicts", "seconds", "reason")
+    wanted += ("pq", "n_tiles", "seam_conflicts", "seconds", "peak_memory_mb", "objects_per_s")
+    wanted += ("reason",)
     if len({row["model"] for row in rows} - {""}) == 1:
         known.discard("model")
     shown = [name for name in wanted if name in known]
     ordered = sorted(rows, key=severity)
     n_failed, n_incomplete = (sum(row["status"] == s for row in rows) for s in STATUS[:2])
-    pictures = len(rows) <= MAX_THUMBNAILS
+    side = thumbnail_px(len(rows))
     entries = [
-        page_row(row, order, args, shown=shown, picture=pictures)
-        for order, row in enumerate(ordered)
+        page_row(row, order, args, shown=shown, side=side) for order, row in enumerate(ordered)
     ]
+    compared, figures = groups.compared(rows) or (None, None)
+    names = sorted({row["group"] for row in rows})
     numeric = {name: "n" for name in shown if name not in ("group", "model", "reason")}
     return {
         "subtitle": subtitle(rows, args.table),
@@ -383,13 +425,20 @@ def content(rows: Sequence[dict], args: argparse.Namespace) -> dict:
         "n_look": sum(entry["mark"] == "look" for entry in entries),
         "cards": cards(rows, n_failed, n_incomplete),
         "groups": group_table(rows),
+        "compared": compared,
+        "library": plots.library() if figures else None,
+        "figures": plots.packed(figures) if figures else None,
+        "filters": {
+            "groups": names if names != [""] else [],
+            "marks": sorted({entry["mark"] for entry in entries}),
+        },
         "plan": plan_table(rows),
         "columns": [
             ("image", ""),
             ("status", ""),
             *((TITLES.get(name, name), numeric.get(name, "")) for name in shown),
         ],
-        "thumbnails": pictures and any(entry["thumbnail"] for entry in entries),
+        "thumbnails": any(entry["thumbnail"] for entry in entries),
         "version": __version__,
     }
 

@@ -48,7 +48,7 @@ STEP_MB |= {"stitch": 255, "measure": 270, "report": 265}
 """Of a step without any image."""
 CORE_MB = {"cluster": 60, "paint": 52, "stitch": 52}
 """Per million voxels of the core of a tile."""
-HELD_MB = {"measure": {2: 33, 3: 15}, "report": {2: 40, 3: 40}}
+HELD_MB = {"measure": {2: 33, 3: 15}, "report": {2: 50, 3: 80}}
 """Per million voxels of the image that is held at once."""
 OBJECT_BYTES = {"cluster": 1300, "number": 1600, "paint": 100}
 OBJECT_BYTES |= {"stitch": 1600, "measure": 1000, "report": 500}

@@ -1,7 +1,6 @@
-"""Figures of numbers: distributions of the objects and accuracy by threshold, as SVG."""
+"""Figures of numbers, as PNG."""
 
 import io
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 PANEL_INCHES = (3.1, 2.45)
 INK = "#334155"
-BAR = "#7aa6c9"
-MARK = "#b45309"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#444444")
 """Colours that stay apart for colour-blind readers (Okabe and Ito)."""
 LABEL_CHARACTERS = 32
@@ -31,89 +27,7 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "text.color": INK,
-    "svg.fonttype": "path",
-    # A fixed salt: element names in the file would else be drawn at random.
-    "svg.hashsalt": "iaunet",
 }
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Values of one property of all objects, and how to name them."""
-
-    title: str
-    label: str
-    values: np.ndarray
-    bounds: tuple[float, float] | None = None
-
-
-def histograms(distributions: Sequence[Distribution], ap: Sequence[float] | None = None) -> bytes:
-    """Return one row of histograms as SVG; with `ap`, average precision by IoU threshold too."""
-    with mpl.rc_context(STYLE):
-        count = len(distributions) + (ap is not None)
-        width, height = PANEL_INCHES[0] * count, PANEL_INCHES[1]
-        figure = Figure(figsize=(width, height))
-        # Fixed margins: matplotlib's own layouts draw everything twice.
-        axes = figure.subplots(
-            1,
-            count,
-            squeeze=False,
-            gridspec_kw={
-                "left": 0.55 / width,
-                "right": 1 - 0.15 / width,
-                "bottom": 0.5 / height,
-                "top": 1 - 0.3 / height,
-                "wspace": 0.27,
-            },
-        )[0]
-        for axis, distribution in zip(axes, distributions, strict=False):
-            _histogram(axis, distribution)
-        axes[0].set_ylabel("objects")
-        if ap is not None:
-            _accuracy(axes[-1], ap)
-        return _svg(figure)
-
-
-def _histogram(axis: Axes, distribution: Distribution) -> None:
-    values = np.asarray(distribution.values, float)
-    values = values[np.isfinite(values)]
-    axis.set_title(distribution.title)
-    axis.set_xlabel(distribution.label)
-    axis.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    if not values.size:
-        axis.text(0.5, 0.5, "no values", ha="center", va="center", transform=axis.transAxes)
-        return
-    low, high = distribution.bounds or (float(values.min()), float(values.max()))
-    if not high > low:
-        low, high = low - 0.5, high + 0.5
-    n_bins = int(np.clip(math.sqrt(values.size) * 1.5, 8, 48))
-    if distribution.bounds is None and low > 0 and high / low > 30:
-        bins = np.geomspace(low, high, n_bins + 1)
-        axis.set_xscale("log")
-    else:
-        bins = np.linspace(low, high, n_bins + 1)
-    counts, _ = np.histogram(values, bins)
-    axis.stairs(counts, bins, fill=True, color=BAR)
-    median = float(np.median(values))
-    axis.axvline(median, color=MARK, linewidth=1.2)
-    axis.set_title(f"median {median:.4g}", loc="right", fontsize=8.5, color=MARK)
-    axis.set_xlim(bins[0], bins[-1])
-
-
-def _accuracy(axis: Axes, ap: Sequence[float]) -> None:
-    thresholds = np.linspace(0.5, 0.95, len(ap))
-    axis.plot(thresholds, ap, color="#0072b2", marker="o", markersize=4, linewidth=1.5)
-    axis.set_ylim(0, 1.03)
-    axis.set_title("Accuracy")
-    axis.set_xlabel("IoU threshold")
-    axis.set_ylabel("AP = TP / (TP + FP + FN)")
-
-
-def _svg(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    # No date: the same numbers give the same bytes.
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
 
 
 def training_curves(history: Sequence[dict[str, float]]) -> bytes:

@@ -11,9 +11,7 @@ import pandas as pd
 
 from iaunet import grid, regions, views
 
-OVERVIEW_PX = 2048
 PLANES_PX = 900
-MAGNIFICATION = 8
 # Largest volume that is read for the projections, in voxels.
 PROJECTION_VOXELS = 2**26
 ZOOM_DIAMETERS = 8
@@ -160,62 +158,10 @@ def plane_view(
     )
 
 
-def overview(sample: Sample) -> views.View | None:
-    """Return a 2D image as a whole, from a level of the pyramid that fits a screen."""
-    if sample.ndim == 3:
-        return None
-    level = sample.level(OVERVIEW_PX, (0, 1))
-    shape = sample.images[level].shape
-    box = tuple(slice(0, length) for length in shape)
-    note = ""
-    if level:
-        note = f"Shown at {shape[1]:,} × {shape[0]:,} px, level {level} of the pyramid"
-        small = sample.diameter_px[-1] / 2**level
-        note += f"; a median object is {small:.1f} px wide here." if small < 12 else "."
-    return plane_view(
-        sample,
-        box,
-        level=level,
-        title="Overview",
-        caption=note,
-        longest_px=min(1180, MAGNIFICATION * shape[1]),
-        tallest_px=900,
-    )
-
-
-def orthogonal(sample: Sample) -> list[dict]:
-    """Return middle slices and maximum projections of a 3D image in all three planes."""
+def projections(sample: Sample) -> dict | None:
+    """Return the largest intensity along each axis, read slab by slab; None in 2D."""
     if sample.ndim == 2:
-        return []
-    middle = [length // 2 for length in sample.shape]
-    if len(sample.objects):
-        middle = [int(value) for value in np.median(sample.centres, axis=0)]
-    slices = {}
-    for face, name in enumerate(("xy", "xz", "zy")):
-        axes = sides_of(face)
-        level = sample.level(PLANES_PX, axes)
-        shape = sample.images[level].shape
-        box = tuple(slice(0, length) for length in shape)
-        at = min(middle[face] * shape[face] // sample.shape[face], shape[face] - 1)
-        slices[name] = plane_view(sample, box, face=face, at=at, level=level, title=name)
-    where = ", ".join(f"{axis} = {at}" for axis, at in zip(sample.axes, middle, strict=True))
-    return [
-        {
-            "title": "Middle slices",
-            "caption": f"Planes {where} (px), through the median of all objects.",
-            "views": slices,
-        },
-        {
-            "title": "Maximum projections",
-            "caption": "Largest intensity along each axis, with limits of their own; no outlines, "
-            "since objects overlap here.",
-            "views": projections(sample),
-        },
-    ]
-
-
-def projections(sample: Sample) -> dict[str, views.View]:
-    """Return the largest intensity along each axis, read slab by slab."""
+        return None
     level = sample.level(PLANES_PX, (1, 2))
     while (
         level < len(sample.images) - 1 and np.prod(sample.images[level].shape) > PROJECTION_VOXELS
@@ -232,14 +178,18 @@ def projections(sample: Sample) -> dict[str, views.View]:
     planes = {0: along[0], 1: np.concatenate(along[1]), 2: np.concatenate(along[2]).T}
     limits = [float(value) for value in np.percentile(along[0], (0.5, 99.8))]
     return {
-        name: views.view(
-            planes[face],
-            title=name,
-            limits=limits,
-            spacing=[sample.spacing[axis] * shrink[axis] for axis in sides_of(face)],
-            unit_um=sample.unit_um,
-        )
-        for face, name in enumerate(("xy", "xz", "zy"))
+        "caption": "Largest intensity along each axis, with limits of their own; no outlines, "
+        "since objects overlap here.",
+        "views": {
+            name: views.view(
+                planes[face],
+                title=f"Maximum projection {name.upper()}",
+                limits=limits,
+                spacing=[sample.spacing[axis] * shrink[axis] for axis in sides_of(face)],
+                unit_um=sample.unit_um,
+            )
+            for face, name in enumerate(("xy", "xz", "zy"))
+        },
     }
 
 

@@ -29,8 +29,8 @@ def choose_grid(
     Returns
     -------
     dict
-        grid_shape; diameter_px, of the objects, per axis, or None; and diameter_from, what that
-        rests on.
+        grid_shape; diameter_px, of the objects, per axis, or None; diameter_from, what that
+        rests on; and model_diameter_px, smallest and largest median that the model takes.
     """
     meta = checkpoint.read_meta(model)
     diameter, source, factors = None, "not asked", (1.0,) * len(image.shape)
@@ -54,6 +54,7 @@ def choose_grid(
         "grid_shape": scale.grid_shape(image.shape, factors),
         "diameter_px": diameter and [round(value, 2) for value in diameter],
         "diameter_from": source,
+        "model_diameter_px": sizes,
     }
 
 

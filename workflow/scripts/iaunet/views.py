@@ -8,7 +8,7 @@ magnification and the page can switch them off.
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +109,7 @@ def grey(plane: np.ndarray, limits: Sequence[float]) -> np.ndarray:
     return np.round(255 * np.clip(scaled, 0, 1) ** GAMMA).astype(np.uint8)
 
 
-def jpeg(pixels: np.ndarray, shape: Sequence[float], smallest_px: int) -> str:
+def jpeg(pixels: np.ndarray, shape: Sequence[float], smallest_px: int, quality: int = 84) -> str:
     """Return grey pixels as a JPEG data URI, enlarged so that compression leaves no blocks."""
     picture = Image.fromarray(pixels)
     enlarge = max(1.0, smallest_px / max(shape))
@@ -117,7 +117,7 @@ def jpeg(pixels: np.ndarray, shape: Sequence[float], smallest_px: int) -> str:
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=84)
+    picture.save(stream, "JPEG", quality=quality)
     return data_uri("image/jpeg", stream.getvalue())
 
 
@@ -148,32 +148,60 @@ def scale_bar(width_um: float) -> tuple[float, str] | None:
     return round(length / width_um, 3), text
 
 
-def outlines(labels: np.ndarray, kind: str) -> Layer:
-    """Return the outlines of all instances of a plane; objects cut by the window stay open."""
-    ids, compact = np.unique(np.pad(labels, 1, mode="edge"), return_inverse=True)
-    compact = compact.reshape(labels.shape[0] + 2, labels.shape[1] + 2) + int(ids[0] != 0)
-    paths = []
+def contours(labels: np.ndarray, *, closed: bool) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Yield the label and the outlines of every instance of a plane, those of holes too.
+
+    An outline is an int array (n, 2) of row and column in half pixels, without points where it
+    does not turn. Of an object that reaches the border it is closed along it, or stays open and
+    leaves the plane by half a pixel.
+    """
+    padded = np.pad(labels, 1, mode="constant" if closed else "edge")
+    ids, compact = _numbered(padded)
+    compact += int(ids[0] != 0)
+    names = ids if ids[0] == 0 else [0, *ids]
     for index, box in enumerate(ndimage.find_objects(compact), start=1):
         if box is None:
             continue
         near = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
         start = np.array([side.start for side in near])
-        for contour in find_contours((compact[near] == index).astype(np.float64), 0.5):
-            paths.append(_path(np.rint(2 * (contour + start) - 1).astype(np.int64)))
-    return Layer(kind, "".join(paths))
+        found = find_contours((compact[near] == index).astype(np.float64), 0.5)
+        lines = [np.rint(2 * (line + start) - 1).astype(np.int64) for line in found]
+        yield int(names[index]), [line[_turns(line)] for line in lines]
 
 
-def _path(points: np.ndarray) -> str:
-    """Return an SVG path of (row, column) points; steps of one direction become one line."""
-    closed = len(points) > 2 and (points[0] == points[-1]).all()
+def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that there are, sorted, and the place of each pixel's label in them.
+
+    Runs of one label are sorted instead of pixels, which takes a tenth of the time.
+    """
+    flat = labels.ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+    ids, which = np.unique(flat[starts], return_inverse=True)
+    lengths = np.diff(starts, append=flat.size)
+    return ids, np.repeat(which.astype(np.int32), lengths).reshape(labels.shape)
+
+
+def _turns(points: np.ndarray) -> np.ndarray:
+    """Tell at which points a line begins, ends or changes its direction."""
     steps = np.diff(points, axis=0)
     turns = np.ones(len(points), bool)
     turns[1:-1] = (steps[1:] != steps[:-1]).any(axis=1)
-    kept = points[turns]
-    lines = "".join(f"l{dx} {dy}" for dy, dx in np.diff(kept, axis=0).tolist())
+    return turns
+
+
+def outlines(labels: np.ndarray, kind: str) -> Layer:
+    """Return the outlines of all instances of a window, open where it cuts them."""
+    found = contours(labels, closed=False)
+    return Layer(kind, "".join(_path(line) for _, lines in found for line in lines))
+
+
+def _path(points: np.ndarray) -> str:
+    """Return an SVG path of (row, column) points."""
+    closed = len(points) > 2 and (points[0] == points[-1]).all()
+    lines = "".join(f"l{dx} {dy}" for dy, dx in np.diff(points, axis=0).tolist())
     # "l" may be left out between relative lines, and a minus sign separates numbers.
     lines = "l" + lines.replace("l", " ").strip().replace(" -", "-") if lines else ""
-    return f"M{kept[0, 1]} {kept[0, 0]}{lines}" + ("z" if closed else "")
+    return f"M{points[0, 1]} {points[0, 0]}{lines}" + ("z" if closed else "")
 
 
 def grid_lines(

@@ -22,6 +22,9 @@ NAMES = {
     "objects_near_faces": "objects near tile faces",
     "near_faces_expected": "objects expected near tile faces",
     "near_faces_size": "their median size against that of the others",
+    "focus": "focus, fine against coarse detail of objects",
+    "saturated_fraction": "share of objects' pixels at the largest value",
+    "saturated": "saturated",
     "verified_windows": "windows segmented again",
     "verified_voxels": "pixels in them",
     "verified_differ": "of these, pixels that differ",
@@ -73,6 +76,24 @@ def number(value: object, digits: int = 3) -> str:
     if abs(found) >= 10**digits:
         return f"{found:,.0f}"
     return f"{found:.{digits}g}"
+
+
+UNITS = {"px": "px", "um": "µm", "um2": "µm²", "um3": "µm³"}
+"""Of the ends of column names."""
+
+
+def feature(column: str) -> str:
+    """Return what a column of the table of objects is, with its unit.
+
+    Examples
+    --------
+    >>> feature("axis_major_um"), feature("volume_px"), feature("confidence")
+    ('axis major, µm', 'volume, voxels', 'confidence')
+    """
+    name, _, end = column.rpartition("_")
+    if end not in UNITS or not name:
+        return column.replace("_", " ")
+    return f"{name.replace('_', ' ')}, {'voxels' if column == 'volume_px' else UNITS[end]}"
 
 
 def counted(count: int, one: str, many: str) -> str:
