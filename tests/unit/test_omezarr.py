@@ -110,7 +110,12 @@ def test_coarser_labels_are_every_second_voxel(tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes", "pixel_um"), [((150, 333), "yx", None), ((9, 150, 333), "zyx", (1, 1, 1))]
+    ("shape", "axes", "pixel_um"),
+    [
+        ((150, 333), "yx", None),
+        ((9, 150, 333), "zyx", (1, 1, 1)),
+        ((21, 150, 133), "zyx", (3, 1, 1)),
+    ],
 )
 def test_levels_written_together_are_those_written_one_after_the_other(
     tmp_path, shape, axes, pixel_um, rng, monkeypatch
@@ -123,13 +128,14 @@ def test_levels_written_together_are_those_written_one_after_the_other(
     for name in ("together", "after"):
         path = store(tmp_path / name, np.zeros(shape, np.uint8), axes, pixel_um)
         level = omezarr.add_labels(path, "instances", np.uint32)
-        writer = omezarr.FirstLevels(level)
+        writer = omezarr.Levels([level])
         if name == "together":
-            writer = omezarr.first_levels(path)
+            writer = omezarr.levels(path)
         for box in writer.ordered(omezarr.shard_boxes(level)):
             writer.write(box, labels[box])
         writer.close()
-        omezarr.write_label_pyramid(path, first=2 if name == "together" else 1)
+        if name == "after":
+            omezarr.write_label_pyramid(path)
         stores.append(path / "labels")
     files = [sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()) for root in stores]
     assert files[0] == files[1]

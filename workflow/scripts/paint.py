@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         labels = omezarr.create_part(partial, omezarr.INSTANCES, tiles["shape"], dtype)
         boxes = relabelling.part(labels, args.part, args.parts)
         found, voxels = relabelling.write_labels(
-            omezarr.FirstLevels(labels), reader, gid, number, boxes
+            omezarr.Levels([labels]), reader, gid, number, boxes
         )
         if reader.has(outputs.CLASSES):
             dtype = fixedpoint.DTYPE[outputs.CLASSES]
             classes = omezarr.create_part(partial, omezarr.SEMANTIC, tiles["shape"], dtype)
-            relabelling.write_classes(omezarr.FirstLevels(classes), reader, boxes)
+            relabelling.write_classes(omezarr.Levels([classes]), reader, boxes)
         tables.write_parquet({"gid": found, "voxels": voxels}, counts)
     recorder.write(n_objects=len(found))
 

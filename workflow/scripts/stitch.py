@@ -229,10 +229,11 @@ def write_store(
         if painted:
             found, voxels = take_parts(path, args.painted, args.counts)
         else:
-            levels = omezarr.first_levels(path)
+            levels = omezarr.levels(path)
             found, voxels = relabelling.write_labels(levels, reader, expected, number, boxes)
         if np.array_equal(found, expected):
-            omezarr.write_label_pyramid(path, first=1 if painted else 2)
+            if painted:
+                omezarr.write_label_pyramid(path)
             write_classes(path, args.painted, reader, boxes)
             return found, voxels
         log.warning(
@@ -260,9 +261,9 @@ def write_classes(
     )
     if painted:
         link_parts(path, painted, omezarr.SEMANTIC)
+        omezarr.write_label_pyramid(path, omezarr.SEMANTIC)
     else:
-        relabelling.write_classes(omezarr.first_levels(path, omezarr.SEMANTIC), reader, boxes)
-    omezarr.write_label_pyramid(path, omezarr.SEMANTIC, first=1 if painted else 2)
+        relabelling.write_classes(omezarr.levels(path, omezarr.SEMANTIC), reader, boxes)
 
 
 def link_parts(path: Path, parts: Sequence[Path], name: str) -> None:

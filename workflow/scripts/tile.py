@@ -253,9 +253,9 @@ def write_store(
     dtype = store_dtype(image)
     omezarr.create_image(path, image.shape, image.axes, dtype, pixel_um, name, {})
     array = omezarr.open_level(path)
-    levels = omezarr.first_levels(path, name=None)
+    levels = omezarr.levels(path, name=None)
     histogram = normalize.Histogram(dtype)
-    # Two shards wide: what lies under one shard of level 1 is read one after the other.
+    # Two shards wide, so that what lies under one shard of level 1 lies in one row of boxes.
     align_px = (*array.shards[:-1], 2 * array.shards[-1])
     for box in levels.ordered(image.blocks(align_px)):
         values = _in_range(image, image.read(box), dtype)
@@ -270,7 +270,6 @@ def write_store(
     if histogram.needs_refinement():
         stored = (array[box] for box in omezarr.shard_boxes(array))
         histogram.refine(stored, percentiles)
-    omezarr.write_pyramid(path, first=2)
     return histogram.limits(percentiles)
 
 

@@ -88,12 +88,14 @@ class Image:
     def blocks(self, align_px: Sequence[int], max_bytes: int | None = None) -> Iterator[Box]:
         """Yield boxes of about `max_bytes` that partition the image, in the order of the file.
 
-        They start at multiples of `align_px` and are as wide as the limit allows: by default
-        16 MB, or 64 MB where the file is compressed by full rows.
+        They start at multiples of `align_px` and are as wide as the limit allows, a power of two
+        times that of `align_px`; by default 16 MB, or 64 MB where the file is compressed by full
+        rows.
         """
         max_bytes = max_bytes or (ROWS_BYTES if self._scene.full_rows else BLOCK_BYTES)
         row_bytes = math.prod(align_px[:-1]) * self.dtype.itemsize
-        width = max(1, max_bytes // (row_bytes * align_px[-1])) * align_px[-1]
+        most = max(1, max_bytes // (row_bytes * align_px[-1]))
+        width = (1 << (most.bit_length() - 1)) * align_px[-1]
         sizes = (*align_px[:-1], width)
         starts = [range(0, n, size) for n, size in zip(self.shape, sizes, strict=True)]
         for corner in itertools.product(*starts):

@@ -143,18 +143,18 @@ def level_factors(
         )
 
 
-def write_pyramid(group_path: Path, first: int = 1) -> None:
-    """Fill levels `first` and on of the image from the one before with means, in bounded memory."""
-    _fill_levels(_open_group(group_path, "r+"), halved_mean, first)
+def write_pyramid(group_path: Path) -> None:
+    """Fill levels 1, 2, ... of the image from level 0 with means, in bounded memory."""
+    _fill_levels(_open_group(group_path, "r+"), halved_mean)
 
 
-def write_label_pyramid(path: Path, name: str | None = INSTANCES, first: int = 1) -> None:
-    """Fill levels `first` and on of labels from the one before with every second voxel.
+def write_label_pyramid(path: Path, name: str | None = INSTANCES) -> None:
+    """Fill levels 1, 2, ... of labels from level 0 with every second voxel.
 
     In bounded memory. `name` is that of labels of an image; None: the store is the labels.
     """
     labels = Path(path) / "labels" / name if name else Path(path)
-    _fill_levels(_open_group(labels, "r+"), strided, first)
+    _fill_levels(_open_group(labels, "r+"), strided)
 
 
 def halved_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
@@ -183,38 +183,37 @@ def strided(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     return values[tuple(slice(None, None, factor) for factor in factors)]
 
 
-class FirstLevels:
-    """Levels 0 and 1, written box by box; level 1 is made of the boxes while they are in memory.
+class Levels:
+    """All levels, written by boxes of level 0; each is made of the finer one while in memory.
 
     Attributes
     ----------
-    fine : Zarr array, level 0
-    coarse : Zarr array, level 1, or None; its shards under a box are held in memory
-    reduce : what makes level 1 of level 0
+    fine : Zarr array, the finest of these levels
+    coarse : Levels, the others, or None; of each the shards under a box are held in memory
+    reduce : what makes a level of the finer one
     """
 
-    def __init__(
-        self, fine: zarr.Array, coarse: zarr.Array | None = None, reduce: Reduction = strided
-    ) -> None:
-        self.fine, self.coarse, self.reduce = fine, coarse, reduce
+    def __init__(self, arrays: Sequence[zarr.Array], reduce: Reduction = strided) -> None:
+        self.fine, self.reduce = arrays[0], reduce
+        self.coarse = Levels(arrays[1:], reduce) if len(arrays) > 1 else None
         self._home: Box | None = None
-        self._values = np.zeros(0, fine.dtype)
+        self._values = np.zeros(0, self.fine.dtype)
 
     def ordered(self, boxes: Iterable[Box]) -> list[Box]:
         """Return unions of shards in the order in which they are to be written."""
-        return sorted(boxes, key=lambda box: [side.start for side in self._coarse_shards(box)])
+        return sorted(boxes, key=self._order)
 
     def write(self, box: Box, values: np.ndarray) -> None:
         """Write a box that is a union of whole shards.
 
-        Boxes under the same shard of level 1 must lie under the same shards of level 1.
+        Boxes under the same shard of a level must lie under the same shards of that level.
         """
         write_box(self.fine, box, values)
         if self.coarse is None:
             return
         home = self._coarse_shards(box)
         if home != self._home:
-            self.close()
+            self._pass_on()
             self._home, self._values = home, np.zeros(box_shape(home), self.fine.dtype)
         factors = self._factors()
         place = tuple(
@@ -225,24 +224,31 @@ class FirstLevels:
 
     def close(self) -> None:
         """Write what is still in memory."""
+        if self.coarse is not None:
+            self._pass_on()
+            self.coarse.close()
+
+    def _pass_on(self) -> None:
         if self._home is not None:
-            write_box(self.coarse, self._home, self._values)
+            self.coarse.write(self._home, self._values)
             self._home = None
 
     def _factors(self) -> tuple[int, ...]:
-        return _factors(self.fine, self.coarse)
+        return _factors(self.fine, self.coarse.fine)
+
+    def _order(self, box: Box) -> list[list[int]]:
+        """Return where a box lies at every level, the coarsest first."""
+        above = [] if self.coarse is None else self.coarse._order(self._coarse_shards(box))
+        return [*above, [side.start for side in box]]
 
     def _coarse_shards(self, box: Box) -> Box:
-        """Return the union of the shards of level 1 over a box, or everything."""
-        if self.coarse is None:
-            return tuple(slice(0, n) for n in self.fine.shape)
-        found = []
+        """Return the union of the shards of the next level over a box."""
+        coarse, found = self.coarse.fine, []
         for side, factor, size, n in zip(
-            box, self._factors(), self.coarse.shards, self.coarse.shape, strict=True
+            box, self._factors(), coarse.shards, coarse.shape, strict=True
         ):
             step = factor * size
-            stop = min(-(-side.stop // step) * size, n)
-            found.append(slice(side.start // step * size, stop))
+            found.append(slice(side.start // step * size, min(-(-side.stop // step) * size, n)))
         return tuple(found)
 
 
@@ -300,10 +306,11 @@ def read_meta(path: Path) -> Meta:
         ) from error
 
 
-def first_levels(path: Path, name: str | None = INSTANCES) -> FirstLevels:
-    """Open levels 0 and 1 of labels of an image for writing; None: of the image itself."""
+def levels(path: Path, name: str | None = INSTANCES) -> Levels:
+    """Open all levels of labels of an image for writing; name None: those of the image itself."""
     group = _open_group(Path(path) / "labels" / name if name else path, "r+")
-    return FirstLevels(group["0"], group.get("1", None), strided if name else halved_mean)
+    arrays = [group[str(level)] for level in range(_n_levels(group))]
+    return Levels(arrays, strided if name else halved_mean)
 
 
 def add_labels(
@@ -530,9 +537,12 @@ def _factors(fine: zarr.Array, coarse: zarr.Array) -> tuple[int, ...]:
     return tuple(1 if a == b else 2 for a, b in zip(fine.shape, coarse.shape, strict=True))
 
 
-def _fill_levels(group: zarr.Group, reduce: Reduction, first: int = 1) -> None:
-    n_levels = len(group.attrs["ome"]["multiscales"][0]["datasets"])
-    for level in range(first, n_levels):
+def _n_levels(group: zarr.Group) -> int:
+    return len(group.attrs["ome"]["multiscales"][0]["datasets"])
+
+
+def _fill_levels(group: zarr.Group, reduce: Reduction) -> None:
+    for level in range(1, _n_levels(group)):
         fine, coarse = group[str(level - 1)], group[str(level)]
         factors = _factors(fine, coarse)
         for box in shard_boxes(coarse):

@@ -10,7 +10,7 @@ from iaunet.errors import InputError
 
 
 def write_labels(
-    labels: omezarr.FirstLevels,
+    labels: omezarr.Levels,
     reader: outputs.Reader,
     gid: np.ndarray,
     number: np.ndarray,
@@ -49,7 +49,7 @@ def write_labels(
 
 
 def write_classes(
-    classes: omezarr.FirstLevels, reader: outputs.Reader, boxes: Iterable[grid.Box]
+    classes: omezarr.Levels, reader: outputs.Reader, boxes: Iterable[grid.Box]
 ) -> None:
     """Write boxes of the classes of voxels."""
     for box in classes.ordered(boxes):
