@@ -61,7 +61,8 @@ test: setup backends view formats $(VENV)/.ready-docs
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	  --no-loadscope-reorder
 
 # Tables and page of docs/benchmarks.md. The large image needs a table of training, a Python with
 # StarDist, ome-zarr and ngff-zarr, and a StarDist model (comparison/README.md).
