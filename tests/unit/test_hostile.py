@@ -254,9 +254,9 @@ def test_senseless_places_of_tiles_are_refused(tmp_path, x):
 def test_a_damaged_image_does_not_stop_the_page_of_the_run(tmp_path):
     write(tmp_path, originals.finished_run())
     home = tmp_path / "results/a"
-    assert summarize.thumbnail(home / "a.ome.zarr") is not None
+    assert summarize.thumbnail(home / "a.ome.zarr", 96) is not None
     (home / "a.ome.zarr/0/zarr.json").write_text("{}")
-    assert summarize.thumbnail(home / "a.ome.zarr") is None
+    assert summarize.thumbnail(home / "a.ome.zarr", 96) is None
     metrics = json.loads((home / "metrics.json").read_text())
     assert summarize.is_sound(metrics)
     for name, value in (
