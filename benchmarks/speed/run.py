@@ -149,8 +149,10 @@ def one_codec(image: str, out: str, _: str) -> dict:
     """Time the compression of our chunks alone, in memory."""
     from numcodecs import Blosc
 
+    from iaunet import omezarr
+
     values = tifffile.imread(image)
-    chunk = {2: (512, 512), 3: (16, 128, 128)}[values.ndim]
+    chunk = omezarr.INNER_PX[values.ndim]
     corners = np.ndindex(*(n // m for n, m in zip(values.shape, chunk, strict=True)))
     chunks = [
         np.ascontiguousarray(

@@ -29,6 +29,7 @@ from iaunet import (
     omezarr,
     quality,
     quarantine,
+    regions,
     sealed,
     seams,
     tables,
@@ -405,9 +406,7 @@ def size_warnings(objects: tables.Table, tiles: dict) -> list[str]:
     found, ndim = [], len(tiles["shape"])
     spacing = (1.0,) * ndim if voxel_size(tiles) is None else tiles["pixel_um"]
     size = float(objects[size_column(objects)].median())
-    # Of a ball: pixels in z may be longer.
-    width = 2 * (size * math.prod(spacing) / (math.pi, 4 / 3 * math.pi)[ndim - 2]) ** (1 / ndim)
-    width /= spacing[-1]
+    width = regions.equivalent_diameter(size, spacing)[-1]
     if ndim == 3:
         n_sections = float((objects["bbox_z_max"] - objects["bbox_z_min"]).median())
         if n_sections < FEWEST_SECTIONS:

@@ -43,7 +43,8 @@ def main() -> None:
     if status is None:
         os.execv(sys.executable, [sys.executable, *words])
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 

@@ -42,9 +42,10 @@ def import_all() -> None:
         importlib.import_module(name)
     import numpy as np
 
-    from iaunet import kernels
+    from iaunet import fixedpoint, kernels
 
-    kernels.box_sum(np.zeros((1, 1, 1), np.int32))  # the first kernel loads what all need
+    # The first kernel loads what all need.
+    kernels.box_sum(np.zeros((1, 1, 1), fixedpoint.DTYPE["seed"]))
 
 
 def receive(connection: socket.socket) -> tuple[list[int], list[str]]:
