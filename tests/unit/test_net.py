@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from iaunet.net import IAUNet, clamp, dependency_radius
+from iaunet.net import IAUNet, clamp, dependency_radius, of_box
 from nets import constructor, small_net
 
 
@@ -126,3 +126,30 @@ def test_clamp_lets_the_gradient_through():
 def test_impossible_networks_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         IAUNet(**(constructor(2) | change))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_box_of_a_window_has_the_outputs_of_the_whole_window(ndim, rng):
+    net = small_net(ndim, emb_dim=2, n_classes=2).double()
+    shape = [6 * step for step in net.stride]
+    x = torch.from_numpy(rng.normal(0.4, 0.4, (1, 1, *shape)))
+    with torch.no_grad():
+        whole = net(x)._asdict()
+        for _ in range(12):
+            ends = np.sort([rng.choice(7, 2, replace=False) for _ in shape])
+            box = tuple(slice(a * s, b * s) for (a, b), s in zip(ends, net.stride, strict=True))
+            expected = of_box(
+                {name: a for name, a in whole.items() if a is not None}, box, net.id_stride
+            )
+            found = net.inside(x, box)._asdict()
+            for name, values in expected.items():
+                torch.testing.assert_close(found[name], values, rtol=0, atol=1e-12, msg=name)
+
+
+def test_the_finest_decoder_computes_little_more_than_the_box():
+    net = small_net(2)
+    sizes = []
+    net.decoder[0].register_forward_hook(lambda _, given, __: sizes.append(given[0].shape[2:]))
+    shape = [9 * step for step in net.stride]
+    net.inside(torch.zeros(1, 1, *shape), tuple(slice(4 * s, 5 * s) for s in net.stride))
+    assert [tuple(size) for size in sizes] == [tuple(step + 4 for step in net.stride)]

@@ -33,7 +33,7 @@ def assembled(net, image, core_px, **options):
     found = blocks_of(net, image, **options).of_cores([tile.core for tile in tiles])
     for tile, outputs in zip(tiles, found, strict=True):
         for name, array in outputs.items():
-            box = predict.cells_of(tile.core, net.id_stride) if name == "id" else tile.core
+            box = grid.cells_of(tile.core, net.id_stride) if name == "id" else tile.core
             shape = (
                 [-(-n // s) for n, s in zip(image.shape, net.id_stride, strict=True)]
                 if name == "id"
@@ -153,13 +153,13 @@ def short_of_memory(net, most_voxels=None, most_at_a_time=None):
     """Let the network need too much memory for large windows, or for several at a time."""
     running, forward = [], net.forward
 
-    def guarded(x):
+    def guarded(x, **options):
         running.append(x)
         try:
             many = most_at_a_time is not None and len(running) > most_at_a_time
             if many or (most_voxels is not None and x.numel() > most_voxels):
                 raise torch.OutOfMemoryError("pretended")
-            return forward(x)
+            return forward(x, **options)
         finally:
             running.pop()
 

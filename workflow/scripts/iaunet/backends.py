@@ -17,15 +17,17 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from iaunet import extras
+from iaunet import extras, grid
 from iaunet.errors import InputError, OptionError
-from iaunet.net import LAST, IAUNet, Outputs
+from iaunet.net import LAST, IAUNet, Outputs, of_box
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bfloat16")
 STORED = ("fg", "seed", "off", "lsig", "id", "emb", "sem")
 """Heads that are stored; the others are for training."""
 OPSET = 17
+Run = Callable[..., Sequence[np.ndarray]]
+"""A window, and for our network what is cut (`IAUNet.cuts`) -> the stored heads."""
 NORMED = {"stem": "stem_norm", "conv1": "norm1", "conv2": "norm2", "id_mix": "id_norm"}
 """Convolutions of our network and what follows them."""
 
@@ -52,9 +54,17 @@ class Torch(_Standing):
 
     def forward(self, x: torch.Tensor) -> Outputs:
         """Return what the network does."""
-        half = self.precision == "bfloat16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with self._precisely(x):
             return self.net(x)
+
+    def inside(self, x: torch.Tensor, box: grid.Box) -> Outputs:
+        """Return what the network says of a box in a window."""
+        with self._precisely(x):
+            return self.net.inside(x, box)
+
+    def _precisely(self, x: torch.Tensor) -> torch.autocast:
+        half = self.precision == "bfloat16"
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=half)
 
 
 def folded(net: IAUNet) -> IAUNet:
@@ -80,17 +90,25 @@ class Converted(_Standing):
         net: nn.Module,
         backend: str,
         precision: str,
-        run: Callable[[np.ndarray], Sequence[np.ndarray]],
+        run: Run,
     ) -> None:
         super().__init__(net, backend, precision)
         self.heads = heads(net)
         self.run = run
+        self.cuts = net.cuts if isinstance(net, IAUNet) else None
 
     def forward(self, x: torch.Tensor) -> Outputs:
         """Return the stored heads."""
-        found = self.run(x.contiguous().numpy())
-        values = [torch.from_numpy(np.ascontiguousarray(one)).float() for one in found]
-        return Outputs(**dict(zip(self.heads, values, strict=True)))
+        return self.inside(x, tuple(slice(0, n) for n in x.shape[2:]))
+
+    def inside(self, x: torch.Tensor, box: grid.Box) -> Outputs:
+        """Return the stored heads of a box in a window."""
+        given = [x.contiguous().numpy()]
+        if self.cuts:
+            given.append(self.cuts(x.shape[2:], box))
+        values = [torch.from_numpy(np.ascontiguousarray(one)).float() for one in self.run(*given)]
+        found = dict(zip(self.heads, values, strict=True))
+        return Outputs(**(found if self.cuts else of_box(found, box, self.id_stride)))
 
 
 class _Heads(nn.Module):
@@ -100,8 +118,8 @@ class _Heads(nn.Module):
         super().__init__()
         self.net, self.heads = net, heads(net)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.net(x)._asdict()
+    def forward(self, x: torch.Tensor, *cuts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.net(x, **dict(zip(["cuts"], cuts, strict=False)))._asdict()
         return tuple(found[name] for name in self.heads)
 
 
@@ -138,7 +156,7 @@ def prepare(
     library = extras.imported(backend, "backends")
     makers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
     half = half and backend == "openvino"
-    run = makers[backend](library, to_onnx(net), threads, half)
+    run = makers[backend](library, to_onnx(net, isinstance(net, IAUNet)), threads, half)
     return Converted(net, backend, "bfloat16" if half else "float32", run)
 
 
@@ -149,8 +167,10 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def to_onnx(net: nn.Module) -> bytes:
+def to_onnx(net: nn.Module, with_cuts: bool = False) -> bytes:
     """Return the network as ONNX, float32, with axes of any length.
+
+    `with_cuts`: it has a second input, what is kept of features, see `IAUNet.cuts`.
 
     Raises
     ------
@@ -160,15 +180,19 @@ def to_onnx(net: nn.Module) -> bytes:
     extras.imported("onnx", "backends")
     heads_of = _Heads(net.cpu()).eval()  # the exporter leaves the mode as it finds it
     names = list(heads_of.heads)
-    x = torch.zeros(1, 1, *(4 * step for step in net.stride))
+    shape = [4 * step for step in net.stride]
+    given = {"image": torch.zeros(1, 1, *shape)}
+    if with_cuts:
+        box = tuple(slice(step, 3 * step) for step in net.stride)
+        given["cuts"] = torch.from_numpy(net.cuts(shape, box))
     axes = {2 + axis: f"n{axis}" for axis in range(net.ndim)}
     file = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # the exporter that needs no other library is old
             torch.onnx.export(
-                heads_of, (x,), file, dynamo=False, opset_version=OPSET,
-                input_names=["image"], output_names=names, dynamic_axes={"image": axes},
+                heads_of, tuple(given.values()), file, dynamo=False, opset_version=OPSET,
+                input_names=list(given), output_names=names, dynamic_axes={"image": axes},
             )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -176,18 +200,15 @@ def to_onnx(net: nn.Module) -> bytes:
     return file.getvalue()
 
 
-def _onnxruntime(
-    library: ModuleType, onnx: bytes, threads: int, half: bool
-) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+def _onnxruntime(library: ModuleType, onnx: bytes, threads: int, half: bool) -> Run:
     options = library.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = library.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"image": x})
+    names = [given.name for given in session.get_inputs()]
+    return lambda *given: session.run(None, dict(zip(names, given, strict=True)))
 
 
-def _openvino(
-    library: ModuleType, onnx: bytes, threads: int, half: bool
-) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+def _openvino(library: ModuleType, onnx: bytes, threads: int, half: bool) -> Run:
     core = library.Core()
     options = {
         "INFERENCE_NUM_THREADS": threads,
@@ -197,10 +218,10 @@ def _openvino(
     model = core.compile_model(core.read_model(onnx), "CPU", options)
     own = threading.local()
 
-    def run(x: np.ndarray) -> list[np.ndarray]:
+    def run(*given: np.ndarray) -> list[np.ndarray]:
         if not hasattr(own, "request"):
             own.request = model.create_infer_request()
-        own.request.infer({0: x})
+        own.request.infer(dict(enumerate(given)))
         return [own.request.get_output_tensor(k).data.copy() for k in range(len(model.outputs))]
 
     return run

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
+from iaunet import grid
 from iaunet.errors import InputError
-from iaunet.net import Outputs
+from iaunet.net import Outputs, of_box
 
 HEADS = ("fg", "seed", "off", "lsig", "id")
 ID_CHANNELS = 16
@@ -126,6 +127,12 @@ class Foreign(nn.Module):
                     f"{self.name}: head {name} is NaN or infinite; correct the network"
                 )
         return self.outputs(found)
+
+    def inside(self, x: torch.Tensor, box: grid.Box) -> Outputs:
+        """Return the outputs of a box in a window; the network computes the whole window."""
+        found = self(x)._asdict()
+        found = {name: value for name, value in found.items() if value is not None}
+        return Outputs(**of_box(found, box, self.id_stride))
 
     def heads(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what the network says, by head, as it says it, float32.

@@ -141,6 +141,14 @@ def box_shape(box: Box) -> tuple[int, ...]:
     return tuple(side.stop - side.start for side in box)
 
 
+def cells_of(box: Box, stride: Sequence[int]) -> Box:
+    """Return the box of coarser cells, of `stride` px, that covers a box of voxels."""
+    return tuple(
+        slice(side.start // step, -(-side.stop // step))
+        for side, step in zip(box, stride, strict=True)
+    )
+
+
 def volume(array: "np.ndarray", n_leading: int = 0) -> "np.ndarray":
     """Return an array with three axes after its leading ones."""
     lead, space = array.shape[:n_leading], array.shape[n_leading:]

@@ -13,18 +13,25 @@ far one output voxel can see is computed from the modules (`dependency_radius`).
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from iaunet import grid
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 """The layout, channels last, in which convolutions are fastest."""
+
+Span = tuple[int, int]
+"""Begin and end along one axis."""
+ENDLESS = 1 << 40
 
 ID_PIXELS = 4
 """In-plane stride of the identity map; along z it is the pooling done by then."""
@@ -42,6 +49,12 @@ class Outputs(NamedTuple):
     bnd: torch.Tensor | None = None  # (B, 1, ...) logit of the outline
     proj: torch.Tensor | None = None  # (B, 32, ...) unit length, for training only
     sem: torch.Tensor | None = None  # (B, C + 1, ...) logits of background and classes
+
+
+def of_box(maps: Mapping, box: grid.Box, id_stride: Sequence[int]) -> dict:
+    """Return a box of every output, by name (arrays or tensors); of the identity map, its cells."""
+    cells = grid.cells_of(box, id_stride)
+    return {name: a[(..., *(cells if name == "id" else box))] for name, a in maps.items()}
 
 
 class Residual(nn.Module):
@@ -199,16 +212,29 @@ class IAUNet(nn.Module):
         """Classes of voxels besides background; 0: the network does not tell."""
         return self.options["n_classes"]
 
-    def forward(self, x: torch.Tensor, id_gradient: float = 1.0) -> Outputs:
-        """Return the outputs; `id_gradient` scales what the identity branch tells the trunk."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        id_gradient: float = 1.0,
+        cuts: Iterable[Sequence[Sequence[int]]] = (),
+    ) -> Outputs:
+        """Return the outputs.
+
+        Parameters
+        ----------
+        x : (B, in_channels, ...)
+        id_gradient : scales what the identity branch tells the trunk.
+        cuts : what is kept of features on the way to a box, see `cuts`; everything when empty.
+        """
+        cuts = iter(cuts)
         skips = [F.relu(self.stem_norm(self.stem(x)))]
         for down, stage in zip(self.down, self.encoder, strict=True):
             skips.append(stage(down(skips[-1])))
         features = {len(self.pools): skips[-1]}
         h = skips[-1]
         for level in reversed(range(len(self.pools))):
-            h = upsample(h, self.pools[level])
-            h = self.decoder[level](torch.cat([h, skips[level]], 1))
+            h = cut(upsample(h, self.pools[level]), cuts)
+            h = cut(self.decoder[level](torch.cat([h, cut(skips[level], cuts)], 1)), cuts)
             features[level] = h
         with torch.autocast(x.device.type, enabled=False):  # px, which bfloat16 would round
             h = h.to(self.head.weight.dtype)
@@ -221,23 +247,48 @@ class IAUNet(nn.Module):
             seed=raw[:, 1:2],
             off=clamp(raw[:, 2 : 2 + self.ndim], -self.max_offset, self.max_offset),
             lsig=clamp(raw[:, 2 + self.ndim :], torch.zeros_like(self.max_lsig), self.max_lsig),
-            id=self._identity(features, id_gradient),
+            id=self._identity(features, id_gradient, cuts),
             **more,
         )
 
-    def _identity(self, features: dict[int, torch.Tensor], id_gradient: float) -> torch.Tensor:
+    def _identity(
+        self,
+        features: dict[int, torch.Tensor],
+        id_gradient: float,
+        cuts: Iterator[Sequence[Sequence[int]]],
+    ) -> torch.Tensor:
         finest = self.id_levels[0]
         parts = []
         for level in self.id_levels:
             h = features[level]
             for pool in reversed(self.pools[finest:level]):
                 h = upsample(h, pool)
-            parts.append(h)
+            parts.append(cut(h, cuts))
         h = torch.cat(parts, 1)
         if id_gradient != 1.0:
             h = id_gradient * h + (1 - id_gradient) * h.detach()
-        h = F.relu(self.id_norm(self.id_mix(h)))
+        h = cut(F.relu(self.id_norm(self.id_mix(h))), cuts)
         return F.normalize(self.id_out(h).float(), dim=1, eps=1e-6)
+
+    def inside(self, x: torch.Tensor, box: grid.Box) -> Outputs:
+        """Return the outputs of a box in a window, whose ends are multiples of the stride.
+
+        Features that the box does not need are cut off where the decoder would go on with them:
+        a halo costs the encoder, and little else.
+        """
+        return self(x, cuts=self.cuts(x.shape[2:], box).tolist())
+
+    def cuts(self, shape: Sequence[int], box: grid.Box) -> np.ndarray:
+        """Return what `forward` keeps of a window's features on the way to a box.
+
+        (number of places, axes, 2) int64: begin and end along every axis, in the order in which
+        `forward` comes by. Where the window ends nothing is cut: there zeros are padded, as ever.
+        """
+        along = [
+            _cuts_along(self, axis, (side.start, side.stop), (0, length))
+            for axis, (side, length) in enumerate(zip(box, shape, strict=True))
+        ]
+        return np.array(along, dtype=np.int64).swapaxes(0, 1)
 
     def freeze_batchnorm(self) -> None:
         """Keep the statistics of every BatchNorm as they are, also while training."""
@@ -249,6 +300,12 @@ class IAUNet(nn.Module):
 def upsample(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
     """Repeat every voxel `factors` times per axis (nearest neighbour, bit-exact)."""
     return F.interpolate(x, scale_factor=tuple(float(f) for f in factors), mode="nearest")
+
+
+def cut(x: torch.Tensor, cuts: Iterator[Sequence[Sequence[int]]]) -> torch.Tensor:
+    """Return what the next cut keeps of a tensor; everything when there is none."""
+    sides = next(cuts, None)
+    return x if sides is None else x[(..., *(slice(begin, end) for begin, end in sides))]
 
 
 def clamp(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
@@ -265,39 +322,81 @@ def dependency_radius(net: IAUNet) -> tuple[int, ...]:
     return tuple(_radius_along(net, axis) for axis in range(net.ndim))
 
 
-def _radius_along(net: IAUNet, axis: int) -> int:
-    def grown(needed: tuple[int, int], *convs: nn.Module) -> tuple[int, int]:
+class _Needs(NamedTuple):
+    """What a span of outputs needs along one axis, as spans of every level's own voxels."""
+
+    features: list[Span]  # of what a level gives: the decoder's, the encoder's at the coarsest
+    inputs: list[Span]  # of what a level's decoder reads, from the level below and beside it
+    identity: Span  # of the features that the identity branch mixes
+
+
+def _needs(net: IAUNet, axis: int, span: Span, window: Span) -> _Needs:
+    """Walk backward from a span whose ends are multiples of the stride, as far as a window."""
+
+    def grown(needed: Span, pooled: int, *convs: nn.Module) -> Span:
         more = sum(conv.kernel_size[axis] // 2 for conv in convs)
-        return needed[0] - more, needed[1] + more
+        return max(needed[0] - more, window[0] // pooled), min(
+            needed[1] + more, window[1] // pooled
+        )
 
-    def union(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-        return min(one[0], other[0]), max(one[1], other[1])
-
-    length = 4 * net.stride[axis]  # any multiple of the stride gives the same answer
-    id_stride = net.id_stride[axis]
-    levels = len(net.pools)
-    at_level = {0: (0, length)}
-    for level in range(levels + 1):
+    total = [_product(net.pools[:level], net.ndim)[axis] for level in range(len(net.pools) + 1)]
+    finest = total[net.id_levels[0]]
+    identity = grown((span[0] // finest, span[1] // finest), finest, net.id_mix)
+    features, inputs = [], []
+    for level, pooled in enumerate(total):
+        wanted = [span] if level == 0 else [_pooled(inputs[-1], net.pools[level - 1][axis])]
         if level in net.id_levels:
-            seen = grown((0, length // id_stride), net.id_mix)
-            scale = _product(net.pools[net.id_levels[0] : level], net.ndim)[axis]
-            coarse = (seen[0] // scale, -(-seen[1] // scale))
-            at_level[level] = union(at_level.get(level, coarse), coarse)
-        if level < levels:
+            wanted.append(_pooled(identity, pooled // finest))
+        features.append(_union(*wanted))
+        if level < len(net.pools):
             stage = net.decoder[level]
-            inputs = grown(at_level[level], stage.conv1, stage.conv2)
-            pool = net.pools[level][axis]
-            coarse = (inputs[0] // pool, -(-inputs[1] // pool))
-            at_level[level + 1] = union(at_level.get(level + 1, coarse), coarse)
-            at_level[level] = inputs  # what the skip connection of this level must deliver
-    needed = at_level[levels]
-    for level in reversed(range(levels)):
+            inputs.append(grown(features[-1], pooled, stage.conv1, stage.conv2))
+    return _Needs(features, inputs, identity)
+
+
+def _cuts_along(net: IAUNet, axis: int, span: Span, window: Span) -> list[Span]:
+    """Return along one axis what `IAUNet.cuts` does."""
+    needs = _needs(net, axis, span, window)
+    begins = [needed[0] for needed in needs.features[:-1]] + [0]  # the coarsest is never cut
+    cuts = []
+
+    def keep(wanted: Span, begin: int) -> None:
+        cuts.append((wanted[0] - begin, wanted[1] - begin))
+
+    for level in reversed(range(len(net.pools))):
+        keep(needs.inputs[level], begins[level + 1] * net.pools[level][axis])
+        keep(needs.inputs[level], 0)
+        keep(needs.features[level], needs.inputs[level][0])
+    finest = net.id_levels[0]
+    for level in net.id_levels:
+        scale = _product(net.pools[finest:level], net.ndim)[axis]
+        keep(needs.identity, begins[level] * scale)
+    stride = net.id_stride[axis]
+    keep((span[0] // stride, span[1] // stride), needs.identity[0])
+    return cuts
+
+
+def _radius_along(net: IAUNet, axis: int) -> int:
+    length = 4 * net.stride[axis]  # any multiple of the stride gives the same answer
+    needs = _needs(net, axis, (0, length), (-ENDLESS, ENDLESS))
+    needed = needs.features[-1]
+    for level in reversed(range(len(net.pools))):
         stage = net.encoder[level]
         pool = net.pools[level][axis]
-        needed = grown(needed, stage.conv1, stage.conv2)
-        needed = union((needed[0] * pool, needed[1] * pool), at_level[level])
-    needed = grown(needed, net.stem)
-    return max(-needed[0], needed[1] - length)
+        more = stage.conv1.kernel_size[axis] // 2 + stage.conv2.kernel_size[axis] // 2
+        needed = (needed[0] - more) * pool, (needed[1] + more) * pool
+        needed = _union(needed, needs.inputs[level])
+    more = net.stem.kernel_size[axis] // 2
+    return max(more - needed[0], needed[1] + more - length)
+
+
+def _pooled(span: Span, pool: int) -> Span:
+    """Return the span of coarser voxels that covers a span."""
+    return span[0] // pool, -(-span[1] // pool)
+
+
+def _union(*spans: Span) -> Span:
+    return min(begin for begin, _ in spans), max(end for _, end in spans)
 
 
 def _id_levels(pools: Sequence[Sequence[int]]) -> list[int]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from iaunet import fixedpoint, grid, quarantine
-from iaunet.net import LAST, IAUNet, Outputs, dependency_radius
+from iaunet.net import LAST, IAUNet, Outputs, dependency_radius, of_box
 from iaunet.quarantine import Failed
 
 log = logging.getLogger("predict")
@@ -96,7 +96,7 @@ def whole(net: IAUNet, image: np.ndarray) -> dict[str, np.ndarray]:
     x = laid_out(x.to(device_of(net)))
     with torch.inference_mode():
         fixed = quantised(net(x))
-    return _cut(fixed, tuple(slice(0, n) for n in image.shape), net.id_stride)
+    return of_box(fixed, tuple(slice(0, n) for n in image.shape), net.id_stride)
 
 
 def device_of(net: torch.nn.Module) -> torch.device:
@@ -107,20 +107,6 @@ def device_of(net: torch.nn.Module) -> torch.device:
 def laid_out(x: torch.Tensor) -> torch.Tensor:
     """Return the tensor channels last, in which convolutions are faster."""
     return x.contiguous(memory_format=LAST[x.ndim - 2])
-
-
-def _cut(maps: dict, box: grid.Box, id_stride: Sequence[int]) -> dict:
-    """Return the box of every map (arrays or tensors); of the identity map, its cells."""
-    cells = cells_of(box, id_stride)
-    return {name: a[(..., *(cells if name == "id" else box))] for name, a in maps.items()}
-
-
-def cells_of(box: grid.Box, id_stride: Sequence[int]) -> grid.Box:
-    """Return the box of identity cells that covers a box of voxels."""
-    return tuple(
-        slice(side.start // stride, -(-side.stop // stride))
-        for side, stride in zip(box, id_stride, strict=True)
-    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -170,7 +156,7 @@ class Blocks:
 
     Parameters
     ----------
-    net : IAUNet
+    net : IAUNet or what stands where it stands
         In evaluation mode, on its device.
     read : callable
         Box inside the image to scaled float32 array.
@@ -229,7 +215,7 @@ class Blocks:
             slice(0, min(side.stop, n) - side.start)
             for side, n in zip(block, self.shape, strict=True)
         )
-        return _cut(fixed, kept, self.net.id_stride)
+        return of_box(fixed, kept, self.net.id_stride)
 
     def _of_window(
         self, image: np.ndarray, inner: grid.Box, index: int
@@ -281,9 +267,8 @@ class Blocks:
         self.voxels_computed += image.size
         with torch.inference_mode():
             with self.timed("network"):
-                outputs = self.net(x)._asdict()
+                outputs = self.net.inside(x, inner)._asdict()
                 outputs = {name: value for name, value in outputs.items() if value is not None}
-                outputs = _cut(outputs, inner, self.net.id_stride)
                 undefined = [value.isnan().any() for value in outputs.values()]
                 undefined = torch.stack(undefined).tolist()  # a device has finished by then
             if any(undefined):
@@ -348,11 +333,11 @@ class Blocks:
         failed = [found for found in blocks.values() if isinstance(found, Failed)]
         if failed:
             return failed[0]
-        cells = cells_of(core, self.net.id_stride)
+        cells = grid.cells_of(core, self.net.id_stride)
         out: dict[str, np.ndarray] = {}
         for index, fixed in blocks.items():
             block = grid.tile(self.padded, self.block_px, index).core
-            block_cells = cells_of(block, self.net.id_stride)
+            block_cells = grid.cells_of(block, self.net.id_stride)
             for name, array in fixed.items():
                 target, source = (cells, block_cells) if name == "id" else (core, block)
                 if name not in out:
