@@ -9,10 +9,30 @@ from iaunet import cost, grid
 
 SIZES = {
     "nuclei-2d": cost.Size(
-        (8192, 8192), (8192, 8192), 1, (1024, 1024), (1024, 1024), (96, 96), 16, True, 1, 1
+        shape=(8192, 8192),
+        grid_shape=(8192, 8192),
+        itemsize=1,
+        core=(1024, 1024),
+        block=(1024, 1024),
+        halo=(96, 96),
+        width=16,
+        cuts=True,
+        asks=True,
+        n_batches=1,
+        n_parts=1,
     ),
     "nuclei-3d": cost.Size(
-        (192, 768, 768), (192, 768, 768), 2, *[(64, 256, 256)] * 2, (24, 48, 48), 16, False, 2, 1
+        shape=(192, 768, 768),
+        grid_shape=(192, 768, 768),
+        itemsize=2,
+        core=(64, 256, 256),
+        block=(64, 256, 256),
+        halo=(24, 48, 48),
+        width=16,
+        cuts=True,
+        asks=False,
+        n_batches=2,
+        n_parts=1,
     ),
 }
 
@@ -93,6 +113,7 @@ def test_rates_are_those_of_the_records_and_the_middle_of_several():
         {"step": "tile", "shape": [1000, 2000], "grid_shape": [500, 1000], "cpu_seconds": 12}
         | {"output_bytes": 3_000_000},
         {"step": "infer", "device": "cpu", "network_cpu_seconds": 4, "voxels_computed": 800_000}
+        | {"voxels_decoded": 800_000}
         | {"network_seconds": 9, "output_bytes": 1_000_000},
         {"step": "cluster", "n_tiles": 5, "n_jobs": 1, "clustering_seconds": 3.0}
         | {"first_tile_seconds": 1.0, "n_objects": 600, "output_bytes": 100_000},

@@ -362,12 +362,14 @@ def plan_row(
     path, meta = model
     shape = meta["block"] if facts is None else facts["spatial_shape"]
     on_grid = shape if facts is None else known_grid(run, row, facts, meta)
+    ours = "widths" in meta["net"]  # else adopted, which computes whole windows
     size = cost.Size(
         shape=tuple(shape),
         grid_shape=tuple(on_grid),
         itemsize=2 if facts is None else facts["n_bytes"] // math.prod(shape),
         block=tuple(meta["block"]),
-        width=(meta["net"].get("widths") or [cost.UNKNOWN_WIDTH])[0],
+        width=meta["net"]["widths"][0] if ours else cost.UNKNOWN_WIDTH,
+        cuts=ours,
         asks=asks_network(run, row, facts, meta),
         n_batches=1 if facts is None else count_batches(run, on_grid, meta, where),
         n_parts=1 if facts is None else count_parts(run, shape),

@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_tiles=len(wanted),
         voxels=voxels,
         voxels_computed=blocks.voxels_computed,
+        voxels_decoded=blocks.voxels_decoded,
         network_seconds=round(seconds, 3),
         network_cpu_seconds=round(used, 3),
         output_bytes=checksums.n_bytes(args.output),

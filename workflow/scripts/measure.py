@@ -61,6 +61,7 @@ ADDED = (
     "n_objects",
     "voxels",
     "voxels_computed",
+    "voxels_decoded",
     "blocks_halved",
     "blocks_reused",
     "halo_checked",

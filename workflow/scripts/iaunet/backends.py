@@ -14,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -38,7 +39,7 @@ class _Standing(nn.Module):
     def __init__(self, net: nn.Module, backend: str, precision: str) -> None:
         super().__init__()
         self.ndim, self.stride, self.id_stride = net.ndim, net.stride, net.id_stride
-        self.emb_dim, self.n_classes = net.emb_dim, net.n_classes
+        self.emb_dim, self.n_classes, self.cuts = net.emb_dim, net.n_classes, net.cuts
         self.backend, self.precision = backend, precision
 
 
@@ -67,10 +68,37 @@ class Torch(_Standing):
         return torch.autocast(x.device.type, torch.bfloat16, enabled=half)
 
 
-def folded(net: IAUNet) -> IAUNet:
-    """Return a copy without BatchNorms, which are parts of the convolutions, channels last.
+class _LargestOfTwo(nn.Module):
+    """Max pooling by 1 or 2 per axis; that of PyTorch in 3D gives up channels last, and back."""
 
-    Else PyTorch lays out the weights anew for every window.
+    def __init__(self, pool: Sequence[int]) -> None:
+        super().__init__()
+        self.axes = [2 + axis for axis, factor in enumerate(pool) if factor == 2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for axis in self.axes:
+            every = (slice(None),) * axis
+            x = torch.maximum(x[(*every, slice(0, None, 2))], x[(*every, slice(1, None, 2))])
+        return x
+
+
+class _Pointwise(nn.Module):
+    """A convolution of width 1 as a product of matrices."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.flatten(1))
+        self.bias = conv.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
+
+
+def folded(net: IAUNet) -> IAUNet:
+    """Return a copy that computes faster and cannot learn.
+
+    BatchNorms are parts of the convolutions, and weights channels last; else PyTorch lays them out
+    anew for every window.
     """
     net = copy.deepcopy(net).eval()
     for module in net.modules():
@@ -79,7 +107,11 @@ def folded(net: IAUNet) -> IAUNet:
                 conv = fuse_conv_bn_eval(getattr(module, name), getattr(module, norm))
                 setattr(module, name, conv)
                 setattr(module, norm, nn.Identity())
-    return net.to(memory_format=LAST[net.ndim])
+    net.down = nn.ModuleList(_LargestOfTwo(pool) for pool in net.pools)
+    net = net.to(memory_format=LAST[net.ndim])
+    net.head = _Pointwise(net.head)
+    net.heads = nn.ModuleDict({name: _Pointwise(head) for name, head in net.heads.items()})
+    return net
 
 
 class Converted(_Standing):
@@ -95,7 +127,6 @@ class Converted(_Standing):
         super().__init__(net, backend, precision)
         self.heads = heads(net)
         self.run = run
-        self.cuts = net.cuts if isinstance(net, IAUNet) else None
 
     def forward(self, x: torch.Tensor) -> Outputs:
         """Return the stored heads."""
@@ -156,7 +187,7 @@ def prepare(
     library = extras.imported(backend, "backends")
     makers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
     half = half and backend == "openvino"
-    run = makers[backend](library, to_onnx(net, isinstance(net, IAUNet)), threads, half)
+    run = makers[backend](library, to_onnx(net, with_cuts=bool(net.cuts)), threads, half)
     return Converted(net, backend, "bfloat16" if half else "float32", run)
 
 

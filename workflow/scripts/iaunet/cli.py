@@ -240,6 +240,7 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
     )
+    machine.keep_memory()
     gc.freeze()  # what was imported stays: the many small objects of zarr are collected faster
     try:
         main()

@@ -8,8 +8,9 @@ The constants were measured on one core of an AMD EPYC (Zen 4), torch 2.13, by t
     snakemake --cores 1                                      the demo, and 8192 x 8192 px of it
     python benchmarks/scale/run.py --work W --output O --sizes 4096x4096 24000x24000 128x512x512
 
-and, for the network in 3D, by one block of `nuclei-3d` in 192 x 768 x 768 voxels (7,790 MB) and
-one in 26 x 768 x 768 (2,270 MB).
+The network's were measured in float32 by single blocks: with a halo on all sides of 1024 x 1024 px
+(730 MB more than what Python needs), of 2048 x 2048 (2,630), of 128 x 128 with a halo of 704 (480),
+of 64 x 256 x 256 voxels (2,070) and of 16 x 64 x 64 with one of 48 x 144 x 144 (1,710).
 """
 
 import math
@@ -30,8 +31,12 @@ WIDTH = 16
 """Channels of the first layer of the networks that were measured."""
 UNKNOWN_WIDTH = 32
 """Taken of networks from elsewhere."""
-NETWORK_MB = {2: 1200.0, 3: 720.0}
-"""Per million voxels of the window that one thread computes, halo included."""
+ENCODER_MB = {2: 220.0, 3: 150.0}
+"""Per million voxels of the window that one thread computes, halo included; what comes first."""
+DECODER_MB = {2: 800.0, 3: 560.0}
+"""The same of the block alone, which is all that the decoder computes."""
+ENCODER_SHARE = 0.3
+"""Of the network's time when there is no halo."""
 AHEAD_BYTES = 20
 """Per voxel of blocks that are computed and not written yet; `PENDING` and two per thread."""
 PENDING = 5
@@ -73,6 +78,7 @@ class Size:
     itemsize : bytes per voxel.
     core, block, halo : px, of a tile, and of what the network computes at once.
     width : channels of the network's first layer.
+    cuts : whether the network's decoder computes the block alone.
     asks : whether the network is asked how large the objects are.
     """
 
@@ -83,6 +89,7 @@ class Size:
     block: tuple[int, ...]
     halo: tuple[int, ...]
     width: int
+    cuts: bool
     asks: bool
     n_batches: int
     n_parts: int
@@ -119,9 +126,19 @@ class Size:
         return math.prod(per_axis) / MVOXEL
 
     @property
+    def network_voxels(self) -> float:
+        """Millions, as if the network had no halo and took as long."""
+        return worked(self.computed_voxels, self.grid_voxels if self.cuts else self.computed_voxels)
+
+    @property
     def n_tiles(self) -> int:
         """Of the network's grid."""
         return grid.n_tiles(self.grid_shape, self.core)
+
+
+def worked(encoded: float, decoded: float) -> float:
+    """Return the voxels without halo for which the network takes as long."""
+    return ENCODER_SHARE * encoded + (1 - ENCODER_SHARE) * decoded
 
 
 @dataclass(frozen=True)
@@ -130,7 +147,7 @@ class Rates:
 
     Attributes
     ----------
-    network, cluster : CPU seconds per million voxels, the network's with halo.
+    network, cluster : CPU seconds per million voxels, the network's without halo.
     tile, stitch, measure : the same, of the image.
     asking : CPU seconds of asking the network how large the objects are.
     objects : per million voxels.
@@ -155,7 +172,7 @@ class Rates:
 
 RATES = {
     2: Rates(
-        network=3.8,
+        network=2.5,
         cluster=0.2,
         tile=0.03,
         stitch=0.03,
@@ -167,7 +184,7 @@ RATES = {
         label_bytes=0.08,
     ),
     3: Rates(
-        network=3.8,
+        network=2.5,
         cluster=0.6,
         tile=0.03,
         stitch=0.05,
@@ -207,7 +224,10 @@ def peak_mb(step: str, size: Size, *, threads: int = 1, rates: Rates | None = No
     """Return the largest memory of one job of a step, MiB."""
     rates, ndim = rates or RATES[len(size.shape)], len(size.shape)
     if step == "infer":
-        per_thread = NETWORK_MB[ndim] * size.width / WIDTH * size.window_voxels
+        block = math.prod(map(min, size.block, size.grid_shape)) / MVOXEL
+        decoded = block if size.cuts else size.window_voxels
+        per_thread = max(ENCODER_MB[ndim] * size.window_voxels, DECODER_MB[ndim] * decoded)
+        per_thread *= size.width / WIDTH
         ahead = (PENDING + 2 * threads) * math.prod(size.block) * AHEAD_BYTES / 2**20
         return START_MB + threads * per_thread + min(ahead, AHEAD_BYTES * size.grid_voxels)
     objects = rates.objects * size.voxels / (size.n_batches if step == "cluster" else 1)
@@ -227,7 +247,7 @@ def cpu_seconds(step: str, size: Size, *, rates: Rates | None = None) -> float:
     jobs = n_jobs(step, size)
     per_voxel = {
         "tile": rates.tile * size.voxels + (rates.asking + LOOKING * size.voxels) * size.asks,
-        "infer": rates.network * size.computed_voxels,
+        "infer": rates.network * size.network_voxels,
         "cluster": rates.cluster * size.grid_voxels,
         "stitch": rates.stitch * size.voxels,
         "paint": rates.stitch * size.voxels,
@@ -287,9 +307,10 @@ def measured(steps: Sequence[Mapping], source: str) -> Rates | None:
         share = (tiles - jobs) / tiles
         seconds = later / share if share else cluster["clustering_seconds"]
         asking = tile["cpu_seconds"] - STARTING["tile"] - (rates.tile + LOOKING) * voxels
+        network_voxels = worked(infer["voxels_computed"], infer["voxels_decoded"])
         return replace(
             rates,
-            network=infer[clock] / infer["voxels_computed"] * MVOXEL,
+            network=infer[clock] / network_voxels * MVOXEL,
             cluster=seconds / grid_voxels,
             asking=max(0.0, asking),
             objects=cluster["n_objects"] / voxels,

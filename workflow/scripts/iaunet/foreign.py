@@ -98,6 +98,7 @@ class Foreign(nn.Module):
         self.stride = contract.stride
         self.id_stride = contract.id_stride or contract.stride
         self.emb_dim = self.n_classes = 0
+        self.cuts = None  # what it computes cannot be cut
         self.scripted = load(content, name)
         # Taken before the first run, after which calls may be gone from it.
         self.graph = self.scripted.inlined_graph

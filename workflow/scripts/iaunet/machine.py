@@ -1,5 +1,7 @@
-"""What a step ran on, and of which state of the repository it was."""
+"""What a step runs on: memory, kind of processor, and the state of the repository."""
 
+import contextlib
+import ctypes
 import functools
 import platform
 import subprocess
@@ -10,6 +12,22 @@ CODE = ("Snakefile", "config.yaml", "workflow", "envs", "resources/models")
 """What decides the result; notes beside it may change."""
 VECTORS = ("avx512_bf16", "avx512f", "avx2", "asimd")
 """Kinds of arithmetic by which processors of one name may differ, the widest first."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
+GIB = 2**30
+
+
+def keep_memory() -> None:
+    """Let the C library use freed memory again rather than give it back to the system.
+
+    Large arrays come and go in every step, and the system fills each page that it gives with
+    zeros. Only glibc is told; threads share one heap, for theirs cannot hold large arrays.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((M_MMAP_THRESHOLD, GIB), (M_TRIM_THRESHOLD, 2 * GIB - 1)):
+            mallopt(option, value)
+        mallopt(M_ARENA_MAX, 1)
 
 
 @functools.cache

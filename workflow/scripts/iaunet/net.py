@@ -72,8 +72,8 @@ class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (B, width, ...) for (B, fan_in, ...)."""
         skip = x if self.shortcut is None else self.shortcut(x)
-        h = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(h)) + skip)
+        h = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(h)) + skip, inplace=True)
 
 
 class IAUNet(nn.Module):
@@ -227,14 +227,15 @@ class IAUNet(nn.Module):
         cuts : what is kept of features on the way to a box, see `cuts`; everything when empty.
         """
         cuts = iter(cuts)
-        skips = [F.relu(self.stem_norm(self.stem(x)))]
+        h = F.relu(self.stem_norm(self.stem(x)), inplace=True)
+        skips = []
         for down, stage in zip(self.down, self.encoder, strict=True):
-            skips.append(stage(down(skips[-1])))
-        features = {len(self.pools): skips[-1]}
-        h = skips[-1]
+            skips.append(cut(h, cuts))
+            h = stage(down(h))
+        features = {len(self.pools): h}
         for level in reversed(range(len(self.pools))):
             h = cut(upsample(h, self.pools[level]), cuts)
-            h = cut(self.decoder[level](torch.cat([h, cut(skips[level], cuts)], 1)), cuts)
+            h = cut(self.decoder[level](torch.cat([h, skips.pop()], 1)), cuts)
             features[level] = h
         with torch.autocast(x.device.type, enabled=False):  # px, which bfloat16 would round
             h = h.to(self.head.weight.dtype)
@@ -303,9 +304,12 @@ def upsample(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
 
 
 def cut(x: torch.Tensor, cuts: Iterator[Sequence[Sequence[int]]]) -> torch.Tensor:
-    """Return what the next cut keeps of a tensor; everything when there is none."""
+    """Return a copy of what the next cut keeps, so that the rest is forgotten; `x` without cuts."""
     sides = next(cuts, None)
-    return x if sides is None else x[(..., *(slice(begin, end) for begin, end in sides))]
+    if sides is None:
+        return x
+    kept = x[(..., *(slice(begin, end) for begin, end in sides))]
+    return kept.clone(memory_format=LAST[x.ndim - 2])
 
 
 def clamp(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
@@ -363,9 +367,10 @@ def _cuts_along(net: IAUNet, axis: int, span: Span, window: Span) -> list[Span]:
     def keep(wanted: Span, begin: int) -> None:
         cuts.append((wanted[0] - begin, wanted[1] - begin))
 
+    for needed in needs.inputs:
+        keep(needed, 0)
     for level in reversed(range(len(net.pools))):
         keep(needs.inputs[level], begins[level + 1] * net.pools[level][axis])
-        keep(needs.inputs[level], 0)
         keep(needs.features[level], needs.inputs[level][0])
     finest = net.id_levels[0]
     for level in net.id_levels:

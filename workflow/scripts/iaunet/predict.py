@@ -189,7 +189,7 @@ class Blocks:
         self.threads = threads
         self.padded = tuple(-(-n // s) * s for n, s in zip(shape, net.stride, strict=True))
         self.device = device_of(net)
-        self.voxels_computed = 0
+        self.voxels_computed = self.voxels_decoded = 0
         self.n_halved = 0
         self.n_reused = 0
         self.room = Room(threads)
@@ -265,6 +265,7 @@ class Blocks:
         """Return what the network says of the inner box of a window."""
         x = laid_out(torch.from_numpy(image)[None, None].to(self.device))
         self.voxels_computed += image.size
+        self.voxels_decoded += math.prod(grid.box_shape(inner)) if self.net.cuts else image.size
         with torch.inference_mode():
             with self.timed("network"):
                 outputs = self.net.inside(x, inner)._asdict()
