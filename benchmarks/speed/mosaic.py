@@ -120,7 +120,7 @@ def ours(args: argparse.Namespace, backend: str) -> dict[str, object]:
         [
             sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile",
             "--directory", folder, "--cores", args.threads, "--set-threads",
-            f"infer={args.threads}", "--", store,
+            f"infer={args.threads}", f"cluster={args.threads}", "--", store,
         ]
     )  # fmt: skip
     records = sorted((folder / "results/mosaic/steps/records").glob("*.json"))

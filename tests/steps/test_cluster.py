@@ -107,10 +107,10 @@ def test_an_image_without_objects_gives_tables_without_rows(tmp_path):
     assert seen[0].dtypes.equals(full_seen[0].dtypes)
 
 
-def test_the_same_batch_gives_the_same_bytes(tmp_path):
+def test_the_same_batch_gives_the_same_bytes_with_any_number_of_threads(tmp_path):
     words, _, _ = prepare(tmp_path / "in", 2, (32, 32), 2)
-    for name in ("one", "two"):
-        run_batch(tmp_path / name, words, 1)
+    for name, threads in (("one", 1), ("two", 3)):
+        run_batch(tmp_path / name, words, 1, f"--threads={threads}")
     files = [
         {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         for folder in (tmp_path / "one", tmp_path / "two")

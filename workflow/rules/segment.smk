@@ -63,7 +63,7 @@ rule cluster:
     shell:
         "python {input.script:q}"
         " --tiles {input.tiles} --model={input.model:q} --outputs {input.outputs}"
-        " --batch {wildcards.batch} --set {params.settings}"
+        " --batch {wildcards.batch} --set {params.settings} --threads {threads}"
         " --output {output.labels} --table {output.table} --sightings {output.sightings}"
         " --contacts {output.contacts}"
         " --record {output.record}"

@@ -14,7 +14,9 @@ Example
 import argparse
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,7 +36,7 @@ from iaunet import (
     tables,
     tiling,
 )
-from iaunet.errors import InputError
+from iaunet.errors import InputError, OptionError
 from iaunet.fixedpoint import SCALE
 from iaunet.quarantine import Failed
 from iaunet.settings import DEFAULTS
@@ -58,6 +60,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help=f"overrides of the model's thresholds: {', '.join(DEFAULTS)}",
     )
+    parser.add_argument("--threads", type=int, default=1, help="tiles labelled at the same time")
     parser.add_argument("--output", type=Path, required=True, help="Zarr store of labels to write")
     parser.add_argument("--table", type=Path, required=True, help="Parquet of objects to write")
     parser.add_argument(
@@ -85,6 +88,22 @@ def concatenate(
     return {name: np.concatenate([part[name] for part in (like, *rows)]) for name in like}
 
 
+def in_turn(
+    compute: Callable[[grid.Tile], clustering.Labelled | Failed],
+    tiles: Iterable[grid.Tile],
+    threads: int,
+) -> Iterator[clustering.Labelled | Failed]:
+    """Yield what is computed of every tile, in their order; one more per thread is ahead."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque = deque()
+        for tile in tiles:
+            coming.append(pool.submit(compute, tile))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
 def voxels_lost(
     reader: outputs.Reader,
     tile: grid.Tile,
@@ -102,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Label the cores of one batch."""
     args = parse_args(argv)
     recorder = cli.Recorder("cluster", args)
+    if args.threads < 1:
+        raise OptionError(f"--threads: found {args.threads}, needs 1 or more")
     tiles = tiling.read(args.tiles, ("core", "batches"), args.batch)
     shape, core = tiling.grid_shape(tiles), tuple(tiles["core"])
     meta = checkpoint.read_meta(args.model)
@@ -130,17 +151,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         has_classes = reader.has(outputs.CLASSES)
         writer = outputs.create_labels(output, shape, core, classes=has_classes)
-        for index in range(*tiles["batches"][args.batch]):
-            tile = grid.tile(shape, core, index)
-            if any(one["tile"] == index for one in failed):
-                writer.write_empty(tile)
-                continue
-            found = quarantine.attempt(
-                lambda core=tile.core: clustering.label_window(
-                    reader.read, core, shape, settings, bounds, id_stride
+        n_tiles = len(range(*tiles["batches"][args.batch]))
+        for index in [one["tile"] for one in failed]:
+            writer.write_empty(grid.tile(shape, core, index))
+        wanted = [
+            grid.tile(shape, core, index)
+            for index in range(*tiles["batches"][args.batch])
+            if all(one["tile"] != index for one in failed)
+        ]
+
+        def label(tile: grid.Tile) -> clustering.Labelled | Failed:
+            return quarantine.attempt(
+                lambda: clustering.label_window(
+                    reader.read, tile.core, shape, settings, bounds, id_stride
                 ),
-                f"tile {index}",
+                f"tile {tile.index}",
             )
+
+        for tile, found in zip(wanted, in_turn(label, wanted, args.threads), strict=True):
             if isinstance(found, Failed):
                 failed.append(quarantine.failure(tile, args.batch, "cluster", found.cause))
                 writer.write_empty(tile)
@@ -152,12 +180,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             if empty:
                 n_lost += voxels_lost(reader, tile, found.labels, empty, settings)
             objects.append(found.table)
-            seen = np.full(len(found.sightings["gid"]), index, dtype=np.int64)
+            seen = np.full(len(found.sightings["gid"]), tile.index, dtype=np.int64)
             sightings.append({"tile": seen, **found.sightings})
             contacts.append(found.contacts)
             outlines[:, : found.outlines.shape[1]] += found.outlines
             clock.append(time.process_time())
-        n_tiles = len(range(*tiles["batches"][args.batch]))
         quarantine.check_some_left(failed, n_tiles, grid.n_tiles(shape, core))
         writer.close(
             settings=settings.as_dict(),

@@ -19,6 +19,7 @@ from zarr.codecs import ZstdCodec
 
 from iaunet import fixedpoint, grid, tiling
 from iaunet.errors import InputError
+from iaunet.shards import Shards
 
 zarr.config.set({"threading.max_workers": 1})  # as in `omezarr`
 
@@ -206,7 +207,7 @@ class Reader:
                 f"found {len(self._paths)} stores, needs {len(self._runs)}, one per batch"
             )
         self._known: dict[int, dict] = {}
-        self._arrays: dict[tuple[int, str], zarr.Array] = {}
+        self._arrays: dict[tuple[int, str], Shards] = {}
         self._seen: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
@@ -228,7 +229,7 @@ class Reader:
         if len(set(owners)) == 1:
             return self._part(owners[0], name, box)
         array = self._array(owners[0], name)
-        lead = array.shape[: array.ndim - len(box)]
+        lead = array.shape[: len(array.shape) - len(box)]
         result = np.empty((*lead, *grid.box_shape(box)), dtype=array.dtype)
         for index, batch in zip(indices, owners, strict=True):
             part = grid.intersection(grid.tile(shape, core, index).core, box)
@@ -303,16 +304,16 @@ class Reader:
                 )
         return facts
 
-    def _array(self, batch: int, name: str) -> zarr.Array:
+    def _array(self, batch: int, name: str) -> Shards:
         with self._lock:
             if (batch, name) not in self._arrays:
                 self._arrays[batch, name] = self._opened(batch, name)
             return self._arrays[batch, name]
 
-    def _opened(self, batch: int, name: str) -> zarr.Array:
+    def _opened(self, batch: int, name: str) -> Shards:
         path = self._paths[batch] / name
         try:
-            return zarr.open_array(path, mode="r", zarr_format=3)
+            return Shards(path, zarr.open_array(path, mode="r", zarr_format=3))
         except (KeyError, OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{path}: not a readable array; run the step of batch {batch} again ({error!r})"
@@ -324,7 +325,7 @@ class Reader:
             return
         array = self._array(batch, name)
         place = np.unravel_index(index, grid.grid_shape(self.shape, self.core_px))
-        lead = ["0"] * (array.ndim - len(place))
+        lead = ["0"] * (len(array.shape) - len(place))
         shard = self._paths[batch].joinpath(name, "c", *lead, *(str(int(k)) for k in place))
         if not shard.is_file() or shard.stat().st_size == 0:
             raise InputError(
@@ -334,9 +335,9 @@ class Reader:
         self._seen.add((name, index))
 
     def _part(self, batch: int, name: str, box: grid.Box) -> np.ndarray:
-        array = self._array(batch, name)
+        shards = self._array(batch, name)
         try:
-            return array[(..., *box)]
+            return shards.read(box)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(
                 f"{self._paths[batch]}: array '{name}' is damaged near {_short(box)} ({error}); "
