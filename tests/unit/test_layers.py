@@ -103,6 +103,7 @@ LAYERS = {
         "rois",
         "scenes",
         "schema",
+        "shards",
     }
     | {"tables", "tiff", "tiling", "trainingset", "unpacking", "vendors"},
     "reports": {
@@ -139,7 +140,7 @@ OWNERS = {
     "torch": {*LAYERS["torch"], "ablation_score", "export", "infer", "preview", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
-    "zarr": {"ngff", "omezarr", "outputs", "unpacking"},
+    "zarr": {"ngff", "omezarr", "outputs", "shards", "unpacking"},
     "anndata": {"h5ad"},
     "roifile": {"rois"},
     "pylibCZIrw": {"vendors"},
