@@ -91,6 +91,14 @@ def killed(folder, when):
         run.wait()
 
 
+@pytest.mark.parametrize(("images", "n_threads"), [("a", 2), ("abc", 1)])
+def test_cores_that_would_idle_work_on_the_batches_there_are(images, n_threads, folder):
+    write_table(folder / "images.csv", [{"image": k, "path": f"{k}.tif"} for k in images])
+    said = snakemake(folder, "--dry-run").stdout
+    assert said.count("rule infer:") == said.count("rule cluster:") == len(images)
+    assert said.count("threads: 2") == (2 * len(images) if n_threads == 2 else 0)
+
+
 def rows(path):
     with path.open(newline="") as file:
         return {row["image"]: row for row in csv.DictReader(file)}

@@ -119,8 +119,7 @@ def ours(args: argparse.Namespace, backend: str) -> dict[str, object]:
     found = measured(
         [
             sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile",
-            "--directory", folder, "--cores", args.threads, "--set-threads",
-            f"infer={args.threads}", f"cluster={args.threads}", "--", store,
+            "--directory", folder, "--cores", args.threads, "--", store,
         ]
     )  # fmt: skip
     records = sorted((folder / "results/mosaic/steps/records").glob("*.json"))

@@ -15,7 +15,7 @@ rule infer:
     priority: 1
     conda:
         "../../envs/gpu.yaml"
-    threads: 1
+    threads: spare_threads("infer")
     resources:
         mem_mb=memory("infer"),
         runtime=minutes("infer"),
@@ -53,7 +53,7 @@ rule cluster:
     priority: 2
     conda:
         "../../envs/cpu.yaml"
-    threads: 1
+    threads: spare_threads("cluster")
     resources:
         mem_mb=memory("cluster"),
         runtime=minutes("cluster"),

@@ -34,7 +34,7 @@ from iaunet.quarantine import Failed
 log = logging.getLogger("infer")
 
 IN_FLIGHT = 3
-"""Blocks on a GPU at the same time, at least."""
+"""Blocks on a GPU at the same time."""
 PRECISION_HELP = "auto: bfloat16 where the device is fast with it, else float32"
 
 
@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--device", required=True, help="auto, cpu, cuda or cuda:N")
     add("--backend", required=True, choices=backends.BACKENDS, help="what computes the network")
     add("--precision", choices=backends.PRECISIONS, default="auto", help=PRECISION_HELP)
-    add("--threads", type=int, required=True, help="blocks computed at the same time")
+    add("--threads", type=int, required=True, help="blocks computed at the same time on the CPU")
     add("--output", type=Path, required=True, help="Zarr store of outputs to write")
     return parser.parse_args(argv)
 
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     net, meta = checkpoint.load(args.model)
     network.check_model(args.model, meta, tiles)
     device = network.pick_device(args.device, args.backend)
-    # A device computes one block while others are read, or brought to fixed point.
-    at_once = args.threads if device.type == "cpu" else max(args.threads, IN_FLIGHT)
+    # A GPU computes one block while others are read, or brought to fixed point.
+    at_once = args.threads if device.type == "cpu" else IN_FLIGHT
     engine = backends.prepare(net, args.backend, args.precision, device, args.threads)
 
     def over_image(halo_px: Sequence[int]) -> predict.Blocks:
