@@ -68,6 +68,7 @@ test: setup backends view formats $(VENV)/.ready-docs
 # StarDist, ome-zarr and ngff-zarr, and a StarDist model (comparison/README.md).
 bench: setup backends
 	$(BIN)/python benchmarks/speed/run.py --work $(WORK) --output docs/benchmarks --peers $(BENCH_PEERS)
+	$(BIN)/python benchmarks/speed/profiles.py --work $(WORK) --output docs/benchmarks/profiles.csv
 	$(BIN)/python benchmarks/speed/mosaic.py --table $(BENCH_TABLE) --stardist $(BENCH_STARDIST) \
 	  --peers $(BENCH_PEERS) --backends torch openvino --work $(WORK)/mosaic \
 	  --output docs/benchmarks/mosaic.csv

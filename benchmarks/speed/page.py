@@ -190,6 +190,22 @@ def terabyte(tables: Path) -> str:
     return table(pd.DataFrame(rows))
 
 
+def profiles(tables: Path) -> str:
+    """Return the parts of every step: CPU seconds and shares, of both images side by side."""
+    found = read(tables / "profiles.csv")
+    sums = found.groupby(["image", "step"], sort=False)["cpu_s"].sum().reset_index()
+    found = pd.concat([found, sums.assign(part="all", share=1.0)])
+    rows: list[dict[str, str]] = []
+    for (step, part), values in found.groupby(["step", "part"], sort=False):
+        row = {"step": f"`{step}.py`", "part": part}
+        for one in values.itertuples():
+            row[f"{one.image}, s"] = f"{one.cpu_s:.2f}"
+            row[f"{one.image[:2]}, %"] = f"{100 * one.share:.0f}"
+        rows.append(row)
+    order = list(dict.fromkeys(row["step"] for row in rows))
+    return table(pd.DataFrame(sorted(rows, key=lambda row: order.index(row["step"]))))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
     args = parse_args(argv)
@@ -197,9 +213,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = {
         "goals": table(pd.DataFrame(goals(args.tables))),
         "terabyte": terabyte(args.tables),
+        "profiles": profiles(args.tables),
         **{
             name: table(read(args.tables / f"{name}.csv"))
-            for name in ("tile", "network", "scaling", "mosaic")
+            for name in ("tile", "network", "scaling", "threads", "mosaic")
         },
     }
     for name, part in parts.items():

@@ -38,7 +38,11 @@ SEGMENTED = {2: (3072, 3072), 3: (64, 512, 512)}
 COMPRESSIONS = {"uncompressed": {}, "zstd, tiled": {"compression": "zstd", "tile": (512, 512)}}
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 WRITERS = ("ome-zarr", "ngff-zarr")
-PARTS = ("tile", "network", "scaling")
+STEPS = ("tile", "infer", "cluster", "stitch", "measure")
+"""Whose time grows with the image; the page of report.py has a size that does not."""
+THREADED = ("infer",)
+THREADS = (1, 2)
+PARTS = ("tile", "network", "scaling", "threads")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +71,7 @@ def field(shape: Sequence[int]) -> np.ndarray:
 
 def step(name: str, folder: Path, *options: object) -> dict:
     """Run a step in a process of its own; return its record, with seconds of the work alone."""
-    record = folder / f"{name}.json"
+    record = folder / f"{name}-record.json"
     command = [sys.executable, SCRIPTS / f"{name}.py", *options, "--record", record]
     environment = os.environ | ONE_THREAD
     subprocess.run([str(w) for w in command], check=True, env=environment, capture_output=True)
@@ -236,44 +240,54 @@ def measure_tile(args: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def chain(folder: Path, ndim: int, image: np.ndarray) -> dict[str, dict]:
-    """Segment an image as one batch; return the records of the steps."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def commands(folder: Path, ndim: int, image: np.ndarray) -> dict[str, list[object]]:
+    """Write an image into an empty folder; return the options of all steps, one batch."""
+    fresh(folder).mkdir(parents=True)
     tifffile.imwrite(folder / "image.tif", image, metadata={"axes": "zyx"[-ndim:].upper()})
-    found = {"tile": step("tile", folder, *tile_options(folder / "image.tif", folder, ndim))}
-    (folder / "tile.json").rename(folder / "tile-record.json")
-    tiles = ["--tiles", folder / "tiles.json", "--model", MODELS[ndim]]
-    found["infer"] = step(
-        "infer", folder, *tiles, "--store", folder / "image.zarr", "--batch", 0,
-        "--device", "cpu", "--backend", "auto", "--threads", 1, "--output", folder / "0.zarr",
-    )  # fmt: skip
+    tiles = ["--tiles", folder / "tiles.json"]
+    model = [*tiles, "--model", MODELS[ndim]]
     made = {"labels": "l.zarr", "tables": "t.parquet", "sightings": "s.parquet"}
     made = {name: folder / path for name, path in (made | {"contacts": "c.parquet"}).items()}
-    found["cluster"] = step(
-        "cluster", folder, *tiles, "--outputs", folder / "0.zarr", "--batch", 0, "--output",
-        made["labels"], "--table", made["tables"], "--sightings", made["sightings"],
-        "--contacts", made["contacts"],
-    )  # fmt: skip
     lists = [word for name, path in made.items() for word in (f"--{name}", path)]
     out = {"identities": folder / "ids.parquet", "seams": folder / "seams.csv"}
     outs = [word for name, path in out.items() for word in (f"--{name}", path)]
-    found["stitch"] = step(
-        "stitch", folder, "--store", folder / "image.zarr", *tiles[:2], *lists,
-        "--output", folder / "x.ome.zarr", *outs,
-    )  # fmt: skip
-    found["measure"] = step(
-        "measure", folder, "--store", folder / "x.ome.zarr", *tiles[:2], *outs,
-        "--output-csv", folder / "o.csv", "--output-parquet", folder / "o.parquet",
-        "--metrics", folder / "metrics.json", "--provenance", folder / "provenance.json",
-    )  # fmt: skip
-    return found
+    facts = ["--metrics", folder / "metrics.json", "--provenance", folder / "provenance.json"]
+    return {
+        "tile": tile_options(folder / "image.tif", folder, ndim),
+        "infer": [
+            *model, "--store", folder / "image.zarr", "--batch", 0, "--device", "cpu",
+            "--backend", "auto", "--threads", 1, "--output", folder / "0.zarr",
+        ],
+        "cluster": [
+            *model, "--outputs", folder / "0.zarr", "--batch", 0, "--output", made["labels"],
+            "--table", made["tables"], "--sightings", made["sightings"],
+            "--contacts", made["contacts"],
+        ],
+        "stitch": [
+            "--store", folder / "image.zarr", *tiles, *lists, "--output", folder / "x.ome.zarr",
+            *outs,
+        ],
+        "measure": [
+            "--store", folder / "x.ome.zarr", *tiles, *outs, "--output-csv", folder / "o.csv",
+            "--output-parquet", folder / "o.parquet", *facts,
+        ],
+        "report": [
+            "--store", folder / "x.ome.zarr", *tiles, "--objects", folder / "o.parquet", *facts,
+            "--seams", out["seams"], "--output", folder / "report.html",
+        ],
+    }  # fmt: skip
+
+
+def chain(folder: Path, ndim: int, image: np.ndarray) -> dict[str, dict]:
+    """Segment an image as one batch; return the records of the steps."""
+    options = commands(folder, ndim, image)
+    return {name: step(name, folder, *options[name]) for name in STEPS}
 
 
 def imports() -> dict[str, float]:
     """Return the CPU seconds that every step needs before it begins."""
     found = {}
-    for name in ("tile", "infer", "cluster", "stitch", "measure"):
+    for name in STEPS:
         before = os.times()
         command = [sys.executable, SCRIPTS / f"{name}.py", "--help"]
         subprocess.run(command, check=True, env=os.environ | ONE_THREAD, capture_output=True)
@@ -339,7 +353,41 @@ def measure_scaling(args: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-MEASURE = {"tile": measure_tile, "network": measure_network, "scaling": measure_scaling}
+def measure_threads(args: argparse.Namespace) -> pd.DataFrame:
+    """Return seconds of the clock and of the CPU of the steps that take threads."""
+    start, rows = imports(), []
+    for ndim, shape in SEGMENTED.items():
+        folder = args.work / f"threads-{ndim}"
+        options = commands(folder, ndim, field(shape))
+        for name in STEPS[: 1 + max(map(STEPS.index, THREADED))]:
+            step(name, folder, *options[name])
+        for name in THREADED:
+            runs: dict[int, list[dict]] = {threads: [] for threads in THREADS}
+            for _ in range(args.repeats):
+                for threads, found in runs.items():
+                    found.append(step(name, folder, *options[name], "--threads", threads))
+            best = {threads: fastest(found) for threads, found in runs.items()}
+            for threads, run in best.items():
+                rows.append(
+                    {
+                        "image": f"{ndim}D, {' x '.join(map(str, shape))}",
+                        "step": name,
+                        "threads": threads,
+                        "clock_s": round(run["seconds"], 2),
+                        "cpu_s": round(run["cpu_seconds"] - start[name], 2),
+                        "times_as_fast": round(best[THREADS[0]]["seconds"] / run["seconds"], 2),
+                    }
+                )
+                log.info("%s", rows[-1])
+    return pd.DataFrame(rows)
+
+
+MEASURE = {
+    "tile": measure_tile,
+    "network": measure_network,
+    "scaling": measure_scaling,
+    "threads": measure_threads,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
