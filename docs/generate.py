@@ -200,6 +200,7 @@ def size_of(shape: tuple[int, ...], meta: Mapping) -> cost.Size:
         block=tuple(meta["block"]),
         halo=tuple(halo),
         width=meta["net"]["widths"][0],
+        cuts=True,
         asks=bool(meta.get("diameter_px")),
         n_batches=plan.n_batches(shape, meta["block"], None),
         n_parts=plan.n_parts(shape, None),

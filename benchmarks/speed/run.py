@@ -40,7 +40,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NU
 WRITERS = ("ome-zarr", "ngff-zarr")
 STEPS = ("tile", "infer", "cluster", "stitch", "measure")
 """Whose time grows with the image; the page of report.py has a size that does not."""
-THREADED = ("infer",)
+THREADED = ("infer", "cluster")
 THREADS = (1, 2)
 PARTS = ("tile", "network", "scaling", "threads")
 
