@@ -35,8 +35,8 @@ class Shards:
     """
 
     def __init__(self, path: Path, array: zarr.Array) -> None:
-        names = [type(codec).__name__ for codec in array.compressors]
-        if array.shards is None or names != ["ZstdCodec"] or array.dtype.byteorder == ">":
+        names = [codec.to_dict()["name"] for codec in array.compressors]
+        if array.shards is None or names != ["zstd"] or array.dtype.byteorder == ">":
             raise ValueError(f"{path}: shards {array.shards}, compression {names}")
         self._path, self.shape, self.dtype = path, array.shape, array.dtype
         self._shard, self._part = array.shards, array.chunks
