@@ -17,10 +17,10 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from iaunet import fixedpoint, grid, tiling
+from iaunet import chunks, fixedpoint, grid, tiling
 from iaunet.errors import InputError
 
-zarr.config.set({"threading.max_workers": 1})  # as in `omezarr`
+zarr.config.set({"threading.max_workers": 1, **chunks.PIPELINE})  # as in `omezarr`
 
 VERSION = 1
 LABELS, CLASSES = "labels", "sem"
