@@ -75,3 +75,5 @@ class OneByOne(BatchedCodecPipeline):
 register_pipeline(OneByOne)
 PIPELINE = {"codec_pipeline.path": f"{__name__}.{OneByOne.__name__}"}
 """The setting of Zarr to use it."""
+ZARRS_OWN = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
+"""That without it, to compare with."""
