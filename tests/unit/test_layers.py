@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -228,3 +230,9 @@ def test_each_outside_format_has_its_owners(name):
 @pytest.mark.parametrize("path", [REPOSITORY / "Snakefile", *REPOSITORY.glob("workflow/rules/*")])
 def test_rules_do_not_import_the_library(path):
     assert not re.search(r"^\s*(from|import)\s+iaunet", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", ["numba", "scipy", "torch"])
+def test_stitching_starts_without(package):
+    code = f"import sys, stitch; sys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=False).returncode == 0
