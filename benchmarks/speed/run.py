@@ -132,8 +132,9 @@ def one_copy(image: str, out: str, _: str) -> dict:
     """Time tifffile reading the file and zarr writing the chunks of our level 0."""
     import zarr
 
-    from iaunet import omezarr
+    from iaunet import chunks, omezarr
 
+    zarr.config.set(chunks.ZARRS_OWN)
     model = omezarr.open_level(Path(out) / "image.zarr")
     path = fresh(Path(out) / "copy.zarr")
 

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +36,7 @@ LAYERS = {
         "cost",
         "effects",
         "features",
+        "growth",
         "hardness",
         "hulls",
         "identity",
@@ -86,6 +89,7 @@ LAYERS = {
     },
     "files": {
         "bioimageio",
+        "chunks",
         "fragments",
         "geojson",
         "h5ad",
@@ -103,7 +107,6 @@ LAYERS = {
         "rois",
         "scenes",
         "schema",
-        "shards",
     }
     | {"tables", "tiff", "tiling", "trainingset", "unpacking", "vendors"},
     "reports": {
@@ -140,7 +143,7 @@ OWNERS = {
     "torch": {*LAYERS["torch"], "ablation_score", "export", "infer", "preview", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
     "tifffile": {"tiff", "ablation_images", "demo"},
-    "zarr": {"ngff", "omezarr", "outputs", "shards", "unpacking"},
+    "zarr": {"chunks", "ngff", "omezarr", "outputs", "unpacking"},
     "anndata": {"h5ad"},
     "roifile": {"rois"},
     "pylibCZIrw": {"vendors"},
@@ -227,3 +230,9 @@ def test_each_outside_format_has_its_owners(name):
 @pytest.mark.parametrize("path", [REPOSITORY / "Snakefile", *REPOSITORY.glob("workflow/rules/*")])
 def test_rules_do_not_import_the_library(path):
     assert not re.search(r"^\s*(from|import)\s+iaunet", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", ["numba", "scipy", "torch"])
+def test_stitching_starts_without(package):
+    code = f"import sys, stitch; sys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=False).returncode == 0

@@ -41,9 +41,7 @@ from iaunet import (
     tables,
     tiling,
 )
-from iaunet.bounds import Bounds
 from iaunet.errors import InputError
-from iaunet.settings import Settings
 
 log = logging.getLogger("stitch")
 
@@ -163,7 +161,10 @@ def verified(args: argparse.Namespace, tiles: dict, reader: outputs.Reader) -> d
     """Return how many voxels were segmented once more, and how many got another label."""
     if not args.verify:
         return {}
-    from iaunet import backends, checkpoint, network, verify  # with torch, few runs need it here
+    # With torch and numba, few runs need them here.
+    from iaunet import backends, checkpoint, network, verify
+    from iaunet.bounds import Bounds
+    from iaunet.settings import Settings
 
     net, meta = checkpoint.load(args.model)
     network.check_model(args.model, meta, tiles)

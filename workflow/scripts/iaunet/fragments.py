@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from iaunet import identity, joining, tables
 from iaunet.errors import InputError
@@ -78,6 +76,9 @@ def in_groups_with(gid: np.ndarray, joined: Joined) -> np.ndarray:
 
     Joining goes along contacts that the weights would join.
     """
+    from scipy.sparse import coo_array  # few runs need them
+    from scipy.sparse.csgraph import connected_components
+
     likely = joined.verdict != joining.APART
     one, other = (
         np.searchsorted(joined.gid, joined.contacts[name][likely]) for name in ("one", "other")

@@ -9,7 +9,6 @@ voxels, and the voxels in the cores, which partition the image, must add up to t
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 AGREED = "agreed"
 NEAR = "near"
@@ -21,9 +20,6 @@ VERDICTS = (AGREED, NEAR, CUT, EMPTY, ORPHAN, CONFLICT)
 """The worst last."""
 OF_FAILED_TILES = (CUT, NEAR)
 """No disagreement of tiles: what a tile that failed has cut, or may have changed."""
-
-SEEN_BITS = 12
-SEEN = 1 << SEEN_BITS
 
 
 @dataclass(frozen=True)
@@ -177,61 +173,26 @@ def relabel(
     >>> relabel(np.array([0, 70, 70, 9], np.uint64), values, numbers)[0]
     array([0, 2, 2, 1], dtype=uint8)
     """
-    numbered = np.empty(labels.shape, dtype=numbers.dtype)
     flat = np.ascontiguousarray(labels).reshape(-1)
-    first, last = _extent(flat)
-    # Of a large image the values that can occur here are few.
-    near = slice(np.searchsorted(values, first), np.searchsorted(values, last, side="right"))
-    counts = np.zeros(near.stop - near.start, dtype=np.int64)
-    n_strange = _look_up(flat, values[near], numbers[near], numbered.reshape(-1), counts)
-    found, counts = values[near][counts > 0], counts[counts > 0]
-    if n_strange:
-        place = np.minimum(np.searchsorted(values, flat), len(values) - 1)
-        more, n_more = np.unique(flat[values[place] != flat], return_counts=True)
+    start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])[: len(flat)]
+    run, length = flat[start], np.diff(start, append=len(flat))
+    there = np.flatnonzero(run)
+    value, voxels = run[there], length[there]
+    # Of a large image the values that can occur here are few; the last stands for all others.
+    most = np.iinfo(np.uint64).max
+    first, end = np.searchsorted(values, [value.min(initial=most), value.max(initial=0)])
+    near = np.append(values[first : end + 1], np.uint64(0))
+    place = np.searchsorted(near[:-1], value)
+    strange = near[place] != value
+    place[strange] = len(near) - 1
+    number = np.zeros(len(run), dtype=numbers.dtype)
+    number[there] = np.append(numbers[first : end + 1], numbers.dtype.type(0))[place]
+    counts = np.bincount(place, weights=voxels, minlength=len(near)).astype(np.int64)[:-1]
+    found, counts = near[:-1][counts > 0], counts[counts > 0]
+    if strange.any():
+        more, which = np.unique(value[strange], return_inverse=True)
+        n_more = np.bincount(which, weights=voxels[strange]).astype(np.int64)
         order = np.argsort(np.concatenate([found, more]))
         found = np.concatenate([found, more])[order]
         counts = np.concatenate([counts, n_more])[order]
-    return numbered, found, counts
-
-
-@njit(cache=True, nogil=True)
-def _extent(labels):
-    """Return the smallest label above 0 and the largest; 1 and 0 if all are 0."""
-    first, last = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0)
-    for label in labels:
-        first = min(first, label - np.uint64(1))  # 0 becomes the largest
-        last = max(last, label)
-    return max(first + np.uint64(1), np.uint64(1)), last
-
-
-@njit(cache=True, nogil=True)
-def _look_up(labels, values, numbers, numbered, counts):
-    """Write the number of every label; count its voxels; return how many have no number."""
-    nothing = numbered.dtype.type(0)
-    previous = np.uint64(0)
-    place, number, n_strange = -1, nothing, 0
-    seen = np.zeros(SEEN, dtype=np.uint64)  # the lines of an object follow each other
-    places = np.zeros(SEEN, dtype=np.int64)
-    for voxel in range(len(labels)):
-        label = labels[voxel]
-        if label != previous:
-            previous = label
-            slot = (label * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - SEEN_BITS)
-            if label != 0 and seen[slot] != label:
-                low, high = 0, len(values)
-                while low < high:
-                    middle = (low + high) // 2
-                    if values[middle] < label:
-                        low = middle + 1
-                    else:
-                        high = middle
-                known = low < len(values) and values[low] == label
-                seen[slot], places[slot] = label, low if known else -1
-            place = places[slot] if label != 0 else -1
-            number = numbers[place] if place >= 0 else nothing
-        numbered[voxel] = number
-        if place >= 0:
-            counts[place] += 1
-        elif label != 0:
-            n_strange += 1
-    return n_strange
+    return np.repeat(number, length).reshape(labels.shape), found, counts

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from iaunet import fixedpoint, logistic
 from iaunet.errors import InputError
@@ -172,40 +171,13 @@ def join(
     vectors = np.zeros((len(gid), len(names)))
     for k, name in enumerate(names):
         vectors[:, k] = table[name]
-    root, kept = _grown(rows[0][order], rows[1][order], vectors)
+    from iaunet import growth  # with numba, few runs join
+
+    root, kept = growth.grown(rows[0][order], rows[1][order], vectors)
     size = np.bincount(root, np.asarray(table["area"]), minlength=len(gid))
     verdict = np.full(len(probability), APART, dtype=object)
     verdict[order] = np.where(kept, JOINED, REFUSED)
     return Joined(np.where(size[root] < min_size, NO_OBJECT, gid[root]), probability, verdict)
-
-
-@njit(cache=True)
-def _grown(one, other, sums):
-    """Join rows pair by pair; return the first row of the group of each, and which pairs joined."""
-    root = np.arange(len(sums))
-    kept = np.zeros(len(one), dtype=np.bool_)
-    for k in range(len(one)):
-        a, b = one[k], other[k]
-        while root[a] != a:
-            root[a] = root[root[a]]
-            a = root[a]
-        while root[b] != b:
-            root[b] = root[root[b]]
-            b = root[b]
-        if a != b:
-            dot = 0.0
-            for channel in range(sums.shape[1]):
-                dot += sums[a, channel] * sums[b, channel]
-            if dot < 0:
-                continue
-            a, b = min(a, b), max(a, b)
-            root[b] = a
-            for channel in range(sums.shape[1]):
-                sums[a, channel] += sums[b, channel]
-        kept[k] = True
-    for row in range(len(root)):  # a root stands before its members
-        root[row] = root[root[row]]
-    return root, kept
 
 
 def renamed(labels: np.ndarray, gid: np.ndarray, of_object: np.ndarray) -> np.ndarray:

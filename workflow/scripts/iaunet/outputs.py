@@ -17,11 +17,10 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from iaunet import fixedpoint, grid, tiling
+from iaunet import chunks, fixedpoint, grid, tiling
 from iaunet.errors import InputError
-from iaunet.shards import Shards
 
-zarr.config.set({"threading.max_workers": 1})  # as in `omezarr`
+zarr.config.set({"threading.max_workers": 1, **chunks.PIPELINE})  # as in `omezarr`
 
 VERSION = 1
 LABELS, CLASSES = "labels", "sem"
@@ -207,7 +206,7 @@ class Reader:
                 f"found {len(self._paths)} stores, needs {len(self._runs)}, one per batch"
             )
         self._known: dict[int, dict] = {}
-        self._arrays: dict[tuple[int, str], Shards] = {}
+        self._arrays: dict[tuple[int, str], zarr.Array] = {}
         self._seen: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
@@ -229,7 +228,7 @@ class Reader:
         if len(set(owners)) == 1:
             return self._part(owners[0], name, box)
         array = self._array(owners[0], name)
-        lead = array.shape[: len(array.shape) - len(box)]
+        lead = array.shape[: array.ndim - len(box)]
         result = np.empty((*lead, *grid.box_shape(box)), dtype=array.dtype)
         for index, batch in zip(indices, owners, strict=True):
             part = grid.intersection(grid.tile(shape, core, index).core, box)
@@ -304,16 +303,16 @@ class Reader:
                 )
         return facts
 
-    def _array(self, batch: int, name: str) -> Shards:
+    def _array(self, batch: int, name: str) -> zarr.Array:
         with self._lock:
             if (batch, name) not in self._arrays:
                 self._arrays[batch, name] = self._opened(batch, name)
             return self._arrays[batch, name]
 
-    def _opened(self, batch: int, name: str) -> Shards:
+    def _opened(self, batch: int, name: str) -> zarr.Array:
         path = self._paths[batch] / name
         try:
-            return Shards(path, zarr.open_array(path, mode="r", zarr_format=3))
+            return zarr.open_array(path, mode="r", zarr_format=3)
         except (KeyError, OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{path}: not a readable array; run the step of batch {batch} again ({error!r})"
@@ -325,7 +324,7 @@ class Reader:
             return
         array = self._array(batch, name)
         place = np.unravel_index(index, grid.grid_shape(self.shape, self.core_px))
-        lead = ["0"] * (len(array.shape) - len(place))
+        lead = ["0"] * (array.ndim - len(place))
         shard = self._paths[batch].joinpath(name, "c", *lead, *(str(int(k)) for k in place))
         if not shard.is_file() or shard.stat().st_size == 0:
             raise InputError(
@@ -335,9 +334,9 @@ class Reader:
         self._seen.add((name, index))
 
     def _part(self, batch: int, name: str, box: grid.Box) -> np.ndarray:
-        shards = self._array(batch, name)
+        array = self._array(batch, name)
         try:
-            return shards.read(box)
+            return array[(..., *box)]
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(
                 f"{self._paths[batch]}: array '{name}' is damaged near {_short(box)} ({error}); "
