@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from iaunet import grid, hulls, shapes
+from iaunet import grid, shapes
 from iaunet.grid import volume
 from iaunet.labels import extents
 

@@ -108,19 +108,20 @@ def _keep_corners(outmost, start, step, lines, chain):
     becomes NOTHING. `chain` becomes the numbers of the lines that are left. Andrew's monotone
     chain.
     """
-    size = 0
+    size, b, at_b = 0, 0, 0
     for line in range(lines):
         here = np.int64(outmost[start + line * step])
         if here == NOTHING:
             continue
         while size >= 2:
-            a, b = chain[size - 2], chain[size - 1]
-            at_a, at_b = np.int64(outmost[start + a * step]), outmost[start + b * step]
+            a = chain[size - 2]
+            at_a = np.int64(outmost[start + a * step])
             if (at_b - at_a) * (line - a) > (here - at_a) * (b - a):
                 break
             outmost[start + b * step] = NOTHING
+            b, at_b = a, at_a
             size -= 1
-        chain[size] = line
+        chain[size], b, at_b = line, line, here
         size += 1
 
 
@@ -365,20 +366,28 @@ def _paint(points, facet, far):
     less than nothing: the last counted the other way.
     """
     nz, ny, nx, height = facet[PLANE], facet[PLANE + 1], facet[PLANE + 2], facet[PLANE + 3]
-    side = far[int(nx > 0)]
-    (az, ay, _), (bz, by, _), (cz, cy, _) = points[facet[0]], points[facet[1]], points[facet[2]]
-    edges = (az, ay, bz, by), (bz, by, cz, cy), (cz, cy, az, ay)
-    for z in range(min(az, bz, cz) | 1, max(az, bz, cz) + 1, 2):
-        low, high = 2 * side.shape[1] + 1, -1
-        for k in range(3):
-            z0, y0, z1, y1 = edges[k]
-            if z0 > z1:
-                z0, y0, z1, y1 = z1, y1, z0, y0
-            if z0 == z == z1:
-                low, high = min(low, y0, y1), max(high, y0, y1)
-            elif z0 <= z <= z1:
-                rise = (y1 - y0) * (z - z0)
-                low, high = min(low, y0 - -rise // (z1 - z0)), max(high, y0 + rise // (z1 - z0))
+    side = far[1] if nx > 0 else far[0]
+    a, b, c = facet[0], facet[1], facet[2]
+    if points[a, 0] > points[b, 0]:
+        a, b = b, a
+    if points[b, 0] > points[c, 0]:
+        b, c = c, b
+    if points[a, 0] > points[b, 0]:
+        a, b = b, a
+    az, ay, bz, by, cz, cy = (
+        points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+    )
+    before = (by - ay) * (cz - az) < (cy - ay) * (bz - az)
+    for z in range(az | 1, cz + 1, 2):
+        # Between the side from a to c and one of the two others.
+        long = (cy - ay) * (z - az), cz - az, ay
+        if z <= bz and az < bz:
+            short = (by - ay) * (z - az), bz - az, ay
+        else:
+            short = (cy - by) * (z - bz), cz - bz, by
+        if before:
+            long, short = short, long
+        low, high = long[2] - -long[0] // long[1], short[2] + short[0] // short[1]
         for y in range(low | 1, high + 1, 2):
             # At 2 x + 1 from the other end too.
             side[z // 2, y // 2] = (height - nz * z - ny * y - nx) // (2 * abs(nx))
