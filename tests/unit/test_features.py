@@ -170,7 +170,7 @@ def test_no_more_is_read_at_once_than_the_objects_of_a_block_need(rng):
 def hull_size(mask):
     """Return the number of voxels in the hull of a mask."""
     three = volume(mask.astype(np.uint8))
-    return hulls.size(three, 1, np.zeros(3, int), np.array(three.shape), mask.ndim)
+    return hulls.hull_size_px(three, 1, np.zeros(3, int), np.array(three.shape), mask.ndim)
 
 
 @pytest.mark.parametrize("shape", [(9, 13, 11), (23, 31)])

@@ -17,7 +17,7 @@ GONE = -2
 
 
 @njit(cache=True, nogil=True)
-def size(labels, name, start, stop, ndim):
+def hull_size_px(labels, name, start, stop, ndim):
     """Return the number of voxels in the convex hull of an object; 0 when a 3D hull is flat.
 
     The voxels that ``skimage.morphology.convex_hull_image`` finds. `labels` has three axes, also
@@ -360,10 +360,10 @@ def _is_above(points, p, facets, k):
 
 @njit(cache=True, nogil=True)
 def _paint(points, facet, far):
-    """Write the last voxel on this side of a facet into the rows that the facet crosses.
+    """Write the last voxel below a facet of each row that crosses it into `far`, (2, z, y).
 
-    `far` is (2, z, y), of facets at the first and at the last voxel of the rows; of the former
-    less than nothing: the last counted the other way.
+    First for facets at the beginning of rows, where voxels are counted towards it, as negative
+    numbers; then for those at the end.
     """
     nz, ny, nx, height = facet[PLANE], facet[PLANE + 1], facet[PLANE + 2], facet[PLANE + 3]
     side = far[1] if nx > 0 else far[0]
@@ -374,12 +374,10 @@ def _paint(points, facet, far):
         b, c = c, b
     if points[a, 0] > points[b, 0]:
         a, b = b, a
-    az, ay, bz, by, cz, cy = (
-        points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-    )
+    (az, ay, _), (bz, by, _), (cz, cy, _) = points[a], points[b], points[c]
     before = (by - ay) * (cz - az) < (cy - ay) * (bz - az)
     for z in range(az | 1, cz + 1, 2):
-        # Between the side from a to c and one of the two others.
+        # From the side from a to c to one of the two others, or back.
         long = (cy - ay) * (z - az), cz - az, ay
         if z <= bz and az < bz:
             short = (by - ay) * (z - az), bz - az, ay
@@ -389,5 +387,5 @@ def _paint(points, facet, far):
             long, short = short, long
         low, high = long[2] - -long[0] // long[1], short[2] + short[0] // short[1]
         for y in range(low | 1, high + 1, 2):
-            # At 2 x + 1 from the other end too.
+            # 2 x + 1 is at most where the row leaves, or -(2 x + 1) at most minus where it enters.
             side[z // 2, y // 2] = (height - nz * z - ny * y - nx) // (2 * abs(nx))

@@ -149,7 +149,7 @@ def outlines(labels, ids, starts, stops, ndim):
                 for x in range(left, right):
                     inside[y - top + 1, x - left + 1] = labels[starts[k, 0], y, x] == ids[k]
             _count_outline(inside, counts[k])
-        hull[k] = hulls.size(labels, ids[k], starts[k], stops[k], ndim)
+        hull[k] = hulls.hull_size_px(labels, ids[k], starts[k], stops[k], ndim)
     return counts, hull
 
 
