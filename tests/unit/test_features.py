@@ -1,5 +1,6 @@
 """Objects measured in blocks have the values of regionprops on the whole array."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -8,6 +9,7 @@ from skimage.measure import regionprops
 from skimage.morphology import convex_hull_image
 
 from iaunet import features, hulls
+from iaunet.grid import volume
 
 INTENSITY = {
     "mean": "intensity_mean",
@@ -165,6 +167,12 @@ def test_no_more_is_read_at_once_than_the_objects_of_a_block_need(rng):
     assert lazy.largest <= 32 * 32
 
 
+def hull_size(mask):
+    """Return the number of voxels in the hull of a mask."""
+    three = volume(mask.astype(np.uint8))
+    return hulls.hull_size_px(three, 1, np.zeros(3, int), np.array(three.shape), mask.ndim)
+
+
 @pytest.mark.parametrize("shape", [(9, 13, 11), (23, 31)])
 def test_the_hull_has_the_voxels_that_skimage_finds(rng, shape):
     where = np.indices(shape)
@@ -173,7 +181,41 @@ def test_the_hull_has_the_voxels_that_skimage_finds(rng, shape):
         drawn = [np.tensordot(slope, where, 1) <= rng.integers(0, 30) for slope in slopes]
         mask = np.all(drawn, axis=0) & (rng.random(shape[1:]) < rng.choice([0.05, 0.5, 1]))
         if mask.any() and (len(shape) == 2 or np.ptp(np.argwhere(mask), axis=0).min() > 1):
-            assert hulls.hull_size_px(mask) == convex_hull_image(mask).sum()
+            assert hull_size(mask) == convex_hull_image(mask).sum()
+
+
+@pytest.mark.parametrize("shape", [(30, 24, 27), (3, 40, 40), (40, 5, 4)])
+def test_the_hull_of_blobs_and_scattered_voxels_has_the_voxels_that_skimage_finds(rng, shape):
+    where = np.moveaxis(np.indices(shape), 0, -1) - (np.array(shape) - 1) / 2
+    for _ in range(10):
+        turned = where @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        radii = rng.uniform(0.2, 0.7, 3) * shape
+        mask = (np.abs(turned / radii) ** rng.choice([0.8, 2, 2.5, 8])).sum(axis=-1) < 1
+        for some in (mask, mask & (rng.random(shape) < 0.02)):
+            if some.any() and np.linalg.matrix_rank(np.diff(np.argwhere(some), axis=0)) == 3:
+                assert hull_size(some) == convex_hull_image(some).sum()
+
+
+def test_the_hull_is_as_large_along_whichever_axes_the_object_lies(rng):
+    mask = rng.random((7, 12, 9)) < 0.03
+    for axes in itertools.permutations(range(3)):
+        assert hull_size(mask.transpose(axes)) == hull_size(mask)
+        assert hull_size(np.flip(mask, axes[0])) == hull_size(mask)
+
+
+def test_an_object_in_one_plane_has_no_hull_in_3d(rng):
+    where = np.indices((9, 11, 10))
+    for slope in rng.integers(1, 4, size=(30, 3)) * rng.choice([-1, 0, 1], size=(30, 3)):
+        height = np.tensordot(slope, where, 1)
+        plane = height == height[4, 5, 5]
+        assert not slope.any() or hull_size(plane & (rng.random(plane.shape) < 0.5)) == 0
+    line = np.zeros((5, 5, 5), bool)
+    line[range(5), range(5), range(5)] = True
+    assert hull_size(line) == 0
+    line[0, 0, 1] = True
+    assert hull_size(line) == 0
+    line[0, 1, 0] = True
+    assert hull_size(line) == convex_hull_image(line).sum()
 
 
 @pytest.mark.filterwarnings("error")

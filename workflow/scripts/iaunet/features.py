@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from iaunet import grid, hulls, shapes
+from iaunet import grid, shapes
 from iaunet.grid import volume
 from iaunet.labels import extents
 
@@ -295,12 +295,6 @@ def _outlined(
     labels: np.ndarray, ids: np.ndarray, starts: np.ndarray, stops: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return perimeters (NaN in 3D) and voxels of the convex hulls of objects in these labels."""
-    three = _three(labels, ids, starts, stops)
-    if labels.ndim == 2:
-        counts, hull = shapes.outlines(*three)
-        return shapes.perimeter(counts), hull
-    sizes = [
-        hulls.hull_size_px(labels[tuple(map(slice, start, stop))] == name)
-        for name, start, stop in zip(*three[1:], strict=True)
-    ]
-    return np.full(len(ids), np.nan), np.array(sizes, dtype=float)
+    counts, hull = shapes.outlines(*_three(labels, ids, starts, stops), labels.ndim)
+    perimeter = shapes.perimeter(counts) if labels.ndim == 2 else np.full(len(ids), np.nan)
+    return perimeter, hull

@@ -137,18 +137,19 @@ def brightness(labels, image, ids, starts, stops, sizes):
 
 
 @njit(cache=True, nogil=True)
-def outlines(labels, ids, starts, stops):
-    """Return counts for `perimeter`, (n, 3), and pixels of the convex hulls, (n,), in 2D."""
+def outlines(labels, ids, starts, stops, ndim):
+    """Return counts for `perimeter`, (n, 3), 0 in 3D, and voxels of the convex hulls, (n,)."""
     counts = np.zeros((len(ids), 3), dtype=np.int64)
     hull = np.zeros(len(ids), dtype=np.int64)
     for k in range(len(ids)):
-        (_, top, left), (_, bottom, right) = starts[k], stops[k]
-        inside = np.zeros((bottom - top + 2, right - left + 2), dtype=np.uint8)
-        for y in range(top, bottom):
-            for x in range(left, right):
-                inside[y - top + 1, x - left + 1] = labels[starts[k, 0], y, x] == ids[k]
-        _count_outline(inside, counts[k])
-        hull[k] = hulls.polygon_size(*hulls.row_ends(labels, ids[k], starts[k], stops[k]))
+        if ndim == 2:
+            (_, top, left), (_, bottom, right) = starts[k], stops[k]
+            inside = np.zeros((bottom - top + 2, right - left + 2), dtype=np.uint8)
+            for y in range(top, bottom):
+                for x in range(left, right):
+                    inside[y - top + 1, x - left + 1] = labels[starts[k, 0], y, x] == ids[k]
+            _count_outline(inside, counts[k])
+        hull[k] = hulls.hull_size_px(labels, ids[k], starts[k], stops[k], ndim)
     return counts, hull
 
 
