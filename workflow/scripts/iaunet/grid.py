@@ -62,23 +62,17 @@ def tiles(shape: Sequence[int], core_px: Sequence[int]) -> Iterator[Tile]:
 def tiles_meeting(shape: Sequence[int], core_px: Sequence[int], box: Box) -> list[int]:
     """Return the indices of the tiles whose cores meet a box inside the image, ascending."""
     counts = grid_shape(shape, core_px)
+    ranges = [
+        range(side.start // core, min(count, -(-side.stop // core)))
+        for side, core, count in zip(box, core_px, counts, strict=True)
+    ]
     found = []
-    for position in positions_meeting(core_px, box):
+    for position in itertools.product(*ranges):
         index = 0
         for here, count in zip(position, counts, strict=True):
             index = index * count + here
         found.append(index)
     return found
-
-
-def positions_meeting(core_px: Sequence[int], box: Box) -> Iterator[tuple[int, ...]]:
-    """Yield the places on the tile grid, in raster order, of the tiles that meet a box."""
-    return itertools.product(
-        *(
-            range(side.start // core, -(-side.stop // core))
-            for side, core in zip(box, core_px, strict=True)
-        )
-    )
 
 
 def sizes_of(sizes: Sequence[int], default: Sequence[int]) -> tuple[int, ...]:
