@@ -73,10 +73,7 @@ def _vectors(
     """Return identity vectors (z, y, x, channel) of a box, px per cell, and the first cell."""
     if id_stride is None:
         return np.zeros((1, 1, 1, 0), dtype=np.int8), np.full(3, 1 << 62), np.zeros(3, np.int64)
-    cells = tuple(
-        slice(side.start // stride, -(-side.stop // stride))
-        for side, stride in zip(box, id_stride, strict=True)
-    )
+    cells = grid.cells_of(box, id_stride)
     vectors = np.moveaxis(volume(read("id", cells), 1), 0, 3)
     return np.ascontiguousarray(vectors), three(id_stride, 1), three(grid.origin(cells), 0)
 

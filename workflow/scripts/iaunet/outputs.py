@@ -99,7 +99,7 @@ class Writer:
             raise ValueError(f"found arrays {sorted(arrays)}, needs {sorted(self._arrays)}")
         for name, values in arrays.items():
             array = self._arrays[name]
-            box = _cell_box(tile.core, self._strides[name])
+            box = grid.cells_of(tile.core, self._strides[name])
             wanted = (*array.shape[: array.ndim - len(box)], *grid.box_shape(box))
             if values.dtype != array.dtype or values.shape != wanted:
                 raise ValueError(
@@ -116,7 +116,7 @@ class Writer:
         """Write zeros for a tile that failed."""
         empty = {}
         for name, array in self._arrays.items():
-            shape = grid.box_shape(_cell_box(tile.core, self._strides[name]))
+            shape = grid.box_shape(grid.cells_of(tile.core, self._strides[name]))
             empty[name] = np.zeros((*array.shape[: array.ndim - len(shape)], *shape), array.dtype)
         self.write(tile, empty)
 
@@ -346,13 +346,6 @@ class Reader:
 
 def _cells(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
     return tuple(-(-length // step) for length, step in zip(shape, stride, strict=True))
-
-
-def _cell_box(box: grid.Box, stride: Sequence[int]) -> grid.Box:
-    return tuple(
-        slice(side.start // step, -(-side.stop // step))
-        for side, step in zip(box, stride, strict=True)
-    )
 
 
 def _part(length: int, wanted: int) -> int:
