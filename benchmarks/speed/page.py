@@ -210,7 +210,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
     args = parse_args(argv)
     text = TEXT.read_text(encoding="utf-8")
+    large = read(args.tables / "mosaic.csv").set_index("who")["wall"]
     parts = {
+        "infer_rates": " and ".join(map(str, read(args.tables / "network.csv")["infer_mvox_s"])),
+        "mosaic_torch": f"{large['ours, torch']:.0f}",
         "goals": table(pd.DataFrame(goals(args.tables))),
         "terabyte": terabyte(args.tables),
         "profiles": profiles(args.tables),

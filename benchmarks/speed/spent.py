@@ -81,7 +81,6 @@ PARTS: dict[str, dict[str, list[str]]] = {
         "compressing and writing": ["iaunet.omezarr:write_box"],
         "verdicts": ["stitch:judge", "stitch:identities", "stitch:seam_table"],
         "writing tables": WRITE_TABLES,
-        **KERNELS,
     },
     "measure": {
         "reading": READ_STORE,
