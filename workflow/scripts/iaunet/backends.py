@@ -149,8 +149,10 @@ class _Heads(nn.Module):
         super().__init__()
         self.net, self.heads = net, heads(net)
 
-    def forward(self, x: torch.Tensor, *cuts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.net(x, **dict(zip(["cuts"], cuts, strict=False)))._asdict()
+    def forward(
+        self, x: torch.Tensor, cuts: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        found = (self.net(x) if cuts is None else self.net(x, cuts=cuts))._asdict()
         return tuple(found[name] for name in self.heads)
 
 
