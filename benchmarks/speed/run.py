@@ -169,10 +169,11 @@ def one_codec(image: str, out: str, _: str) -> dict:
     return timed(lambda: [codec.encode(one) for one in chunks])
 
 
-def one_bare(store: str, _: str, ndim: str) -> dict:
-    """Time the network on the windows of an image, tensors in memory, as infer.py computes them.
+def one_bare(store: str, which: str, ndim: str) -> dict:
+    """Time the network on tensors in memory: the windows of an image as infer.py computes them.
 
-    And on the blocks alone, as if no window needed a halo.
+    Or, where `which` is "blocks", as if no block needed a halo. Like infer.py it begins without
+    the memory that it will keep.
     """
     import torch
 
@@ -186,22 +187,17 @@ def one_bare(store: str, _: str, ndim: str) -> dict:
     tiles = json.loads((Path(store) / "tiles.json").read_text())
     padded = [-(-n // s) * s for n, s in zip(shape, net.stride, strict=True)]
     blocks = [tile.core for tile in grid.tiles(padded, meta["block"])]
-    windows = [grid.grow(block, tiles["halo"], padded) for block in blocks]
+    halo = [0] * len(padded) if which == "blocks" else tiles["halo"]
+    windows = [grid.grow(block, halo, padded) for block in blocks]
+    made = [predict.laid_out(torch.rand(1, 1, *grid.box_shape(window))) for window in windows]
+    inner = [grid.shift(a, grid.origin(b)) for a, b in zip(blocks, windows, strict=True)]
 
-    def computed(boxes: Sequence[grid.Box]) -> dict:
-        made = [predict.laid_out(torch.rand(1, 1, *grid.box_shape(box))) for box in boxes]
-        inner = [grid.shift(a, grid.origin(b)) for a, b in zip(blocks, boxes, strict=True)]
+    def compute() -> None:
+        for x, box in zip(made, inner, strict=True):
+            engine.inside(x, box)
 
-        def compute() -> None:
-            for x, box in zip(made, inner, strict=True):
-                engine.inside(x, box)
-
-        with torch.inference_mode():
-            return timed(compute)
-
-    computed(windows)  # the memory that it takes is kept
-    without = computed(blocks)
-    return computed(windows) | {"without_halo": without["seconds"]}
+    with torch.inference_mode():
+        return timed(compute)
 
 
 ONE: dict[str, Callable[..., dict]] = {
@@ -305,13 +301,16 @@ def measure_network(args: argparse.Namespace) -> pd.DataFrame:
     for ndim, shape in SEGMENTED.items():
         folder = args.work / f"network-{ndim}"
         image = field(shape)
-        runs, bare = [], []
+        runs: list[dict] = []
+        bare: list[dict] = []
+        blocks: list[dict] = []
         for _ in range(args.repeats):
             runs.append(chain(folder, ndim, image))
-            bare.append(alone("bare", folder, folder, ndim))
+            bare.append(alone("bare", folder, "windows", ndim))
+            blocks.append(alone("bare", folder, "blocks", ndim))
         infer = fastest([run["infer"] for run in runs], "network_cpu_seconds")
         network = fastest(bare)
-        without_halo = min(run["without_halo"] for run in bare)
+        without_halo = fastest(blocks)["seconds"]
         rates = [
             infer["voxels"] / seconds / 1e6
             for seconds in (network["seconds"], infer["network_cpu_seconds"])
