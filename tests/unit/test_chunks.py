@@ -38,7 +38,7 @@ def written(path, way, kind, empty_too):
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_are_packed_as_zarr_does_it(tmp_path, kind, empty_too):
     expected = written(tmp_path / "own", chunks.ZARRS_OWN, kind, empty_too)
-    assert written(tmp_path / "ours", chunks.PIPELINE, kind, empty_too) == expected
+    assert written(tmp_path / "ours", chunks.SETTINGS, kind, empty_too) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,7 +46,7 @@ def test_chunks_are_unpacked_as_zarr_does_it(tmp_path, kind):
     written(tmp_path / "array", chunks.ZARRS_OWN, kind, False)
     for box in BOXES:
         found = []
-        for way in (chunks.ZARRS_OWN, chunks.PIPELINE):
+        for way in (chunks.ZARRS_OWN, chunks.SETTINGS):
             with zarr.config.set(way):
                 found.append(zarr.open_array(tmp_path / "array", mode="r")[box])
         np.testing.assert_array_equal(*found)

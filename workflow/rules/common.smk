@@ -297,11 +297,12 @@ def spare_threads(name):
     With fewer batches than cores on one machine, and as far as half its memory lasts.
     """
 
+    jobs = sum(row["n_batches"] for row in IMAGES.values())
+
     def threads(wildcards):
         if workflow.non_local_exec or not workflow.is_main_process:
             return 1
         asked = row_of(wildcards)["asked"][name]
-        jobs = sum(row["n_batches"] for row in IMAGES.values())
         memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2e6
         more = (memory_mb - asked["mem_mb"]) // max(1, asked["mem_mb_per_thread"])
         cores = workflow.resource_settings.cores or 1

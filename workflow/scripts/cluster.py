@@ -152,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         has_classes = reader.has(outputs.CLASSES)
         writer = outputs.create_labels(output, shape, core, classes=has_classes)
         n_tiles = len(range(*tiles["batches"][args.batch]))
-        for index in [one["tile"] for one in failed]:
-            writer.write_empty(grid.tile(shape, core, index))
+        for one in failed:
+            writer.write_empty(grid.tile(shape, core, one["tile"]))
         wanted = [
             grid.tile(shape, core, index)
             for index in range(*tiles["batches"][args.batch])

@@ -25,8 +25,8 @@ def keep_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((M_MMAP_THRESHOLD, GIB), (M_TRIM_THRESHOLD, 2 * GIB - 1)):
-            mallopt(option, value)
+        mallopt(M_MMAP_THRESHOLD, GIB)
+        mallopt(M_TRIM_THRESHOLD, 2 * GIB - 1)
         mallopt(M_ARENA_MAX, 1)
 
 

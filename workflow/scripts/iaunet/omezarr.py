@@ -20,8 +20,7 @@ from iaunet.grid import Box, box_shape
 # An absent chunk reads as zeros without a word, so all are written: then a lost one shows.
 # It also skips zarr's slow comparison of every chunk with the fill value.
 zarr.config.set({"array.write_empty_chunks": True})
-# What goes through threads of zarr's own takes twice the CPU time with many of them.
-zarr.config.set({"threading.max_workers": 1, **chunks.PIPELINE})
+zarr.config.set(chunks.SETTINGS)
 
 VERSION = "0.5"
 SMALLEST_LEVEL_PX = 256

@@ -20,7 +20,7 @@ from zarr.codecs import ZstdCodec
 from iaunet import chunks, fixedpoint, grid, tiling
 from iaunet.errors import InputError
 
-zarr.config.set({"threading.max_workers": 1, **chunks.PIPELINE})  # as in `omezarr`
+zarr.config.set(chunks.SETTINGS)
 
 VERSION = 1
 LABELS, CLASSES = "labels", "sem"
