@@ -36,7 +36,7 @@ GROUPS = {
     ),
     "Before a run": ("demo", "plan", "preview"),
     "After a run, and without one": ("view", "rerun", "evaluate", "panoptic", "reconcile"),
-    "Models": ("train", "adopt", "export"),
+    "Models": ("train", "calibrate", "adopt", "export"),
     "Called by the Snakefile": ("check", "preflight"),
     "Experiments": ("sticks", "ablation_images", "ablation_score", "ablation_table"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from iaunet import checkpoint, clustering
+from iaunet import backends, checkpoint, clustering, int8
 from iaunet.net import IAUNet, dependency_radius
 
 OPTIONS = {
@@ -38,6 +38,14 @@ def small_net(ndim, seed=0, emb_dim=0, n_classes=0):
         nn.init.normal_(weight, std=2.0)
         weight.data -= weight.data.mean(1, keepdim=True)  # features are positive
     return net.eval()
+
+
+def largest_values(net, seed=0):
+    """Return what calibration finds on random images."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = [8 * step for step in net.stride]
+    images = [torch.rand(1, 1, *shape, generator=generator) for _ in range(3)]
+    return int8.largest_values(backends.folded(net), images)
 
 
 def save_model(path, ndim, seed=0, classes=()):

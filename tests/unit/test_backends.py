@@ -5,12 +5,13 @@ import pytest
 import torch
 
 import nets
-from iaunet import backends, extras, grid, predict
+from iaunet import backends, extras, grid, int8, predict
 from iaunet.errors import InputError, OptionError
 
 WAYS = [
     ("torch", "float32"),
     ("torch", "bfloat16"),
+    ("torch", "int8"),
     ("onnxruntime", "float32"),
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
@@ -21,7 +22,16 @@ CPU = torch.device("cpu")
 def engine(ndim, backend, precision, threads=1):
     if backend != "torch":
         pytest.importorskip(backend)
-    return backends.prepare(nets.small_net(ndim), backend, precision, CPU, threads)
+    net = nets.small_net(ndim)
+    if precision == "int8":
+        needs_int8()
+        net.largest = nets.largest_values(net)
+    return backends.prepare(net, backend, precision, CPU, threads)
+
+
+def needs_int8():
+    if not int8.is_quick(CPU):
+        pytest.skip("this processor does not compute in int8")
 
 
 def blocks(net, image, threads=1):
@@ -102,3 +112,24 @@ def test_a_backend_that_is_not_installed_names_the_line_to_type(monkeypatch):
 def test_backends_of_the_cpu_refuse_other_devices():
     with pytest.raises(OptionError, match="--device cpu"):
         backends.prepare(nets.small_net(2), "onnxruntime", "auto", torch.device("meta"), 1)
+
+
+def test_auto_is_int8_for_calibrated_models_alone():
+    needs_int8()
+    net = nets.small_net(2)
+    assert backends.prepare(net, "auto", "auto", CPU, 1).precision != "int8"
+    with pytest.raises(OptionError, match=r"not calibrated for it; use auto, or calibrate\.py"):
+        backends.prepare(net, "torch", "int8", CPU, 1)
+    net.largest = nets.largest_values(net)
+    assert backends.prepare(net, "auto", "auto", CPU, 1).precision == "int8"
+    with pytest.raises(OptionError, match="openvino does not compute in int8; use torch"):
+        backends.prepare(net, "openvino", "int8", CPU, 1)
+
+
+def test_a_processor_without_int8_computes_otherwise_and_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    net = nets.small_net(2)
+    net.largest = nets.largest_values(net)
+    assert backends.prepare(net, "auto", "auto", CPU, 1).precision == "float32"
+    with pytest.raises(OptionError, match="cpu does not compute so"):
+        backends.prepare(net, "torch", "int8", CPU, 1)

@@ -4,6 +4,7 @@ import struct
 import pytest
 import torch
 
+import nets
 from iaunet import checkpoint
 from iaunet.errors import InputError
 from iaunet.net import IAUNet, dependency_radius
@@ -112,6 +113,26 @@ def test_weights_that_are_not_finite_are_refused(model):
     checkpoint.save(path, weights, meta)
     with pytest.raises(InputError, match="NaN"):
         checkpoint.load(path)
+
+
+def test_what_was_calibrated_comes_back_and_must_fit_the_network(model):
+    path, net, meta = model
+    largest = nets.largest_values(net)
+    checkpoint.save(path, net.state_dict(), meta | {"int8": {"largest": largest}})
+    assert checkpoint.load(path)[0].largest == largest
+    wrong = (
+        {},
+        {"largest": []},
+        {"largest": largest | {"more": [1.0]}},
+        {"largest": largest | {"stem": largest["stem"][1:]}},
+        {"largest": largest | {"stem": [float("nan")] * len(largest["stem"])}},
+        {"largest": largest | {"stem": ["1"] * len(largest["stem"])}},
+        {"largest": largest | {"stem": [-1.0] * len(largest["stem"])}},
+    )
+    for facts in wrong:
+        checkpoint.save(path, net.state_dict(), meta | {"int8": facts})
+        with pytest.raises(InputError, match="calibrate it again"):
+            checkpoint.load(path)
 
 
 def test_one_flipped_bit_of_the_weights_is_found(model):

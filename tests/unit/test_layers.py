@@ -69,10 +69,12 @@ LAYERS = {
     },
     "torch": {
         "backends",
+        "calibration",
         "checkpoint",
         "embedding",
         "foreign",
         "groundtruth",
+        "int8",
         "losses",
         "net",
         "network",
@@ -126,7 +128,8 @@ LAYERS = {
 ALSO = {
     "checkpoint": {"cli"},  # whole files
     "training": {"cli"},
-    "patches": {"splitting"},
+    "calibration": {"tuning"},
+    "patches": {"scale", "splitting"},
     "objectsize": {"clustering", "scale", "settings", "sizing"},
     "fragments": {"identity", "joining"},
     "network": {"omezarr", "scale", "tiling"},

@@ -35,7 +35,9 @@ log = logging.getLogger("infer")
 
 IN_FLIGHT = 3
 """Blocks on a GPU at the same time."""
-PRECISION_HELP = "auto: bfloat16 where the device is fast with it, else float32"
+PRECISION_HELP = (
+    "auto: int8 or bfloat16 where the device is fast with it, int8 where the model is calibrated"
+)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from iaunet import (
+    calibration,
     checkpoint,
     checksums,
     classes,
@@ -36,13 +37,11 @@ from iaunet import (
     figures,
     groundtruth,
     modelcard,
-    normalize,
     objective,
     patches,
     predict,
     ranks,
     recipes,
-    scale,
     synthetic,
     training,
     trainingset,
@@ -202,6 +201,13 @@ def finished(
     meta = model_meta(net, trainer, settings, scores, args, train, validation, step)
     if joiner is not None:
         meta["joining"] = joiner.as_dict()
+    meta["int8"] = calibration.calibrated(
+        net,
+        (image.image for image in spread(train, calibration.VOXELS)),
+        [(image.image, image.scored()) for image in validation],
+        lambda cases: tuning.accuracy(cases, settings, net.id_stride, joiner)["ap_mean"],
+        meta["block"],
+    )
     checkpoint.save(args.output, net.cpu().state_dict(), meta)
     if args.card:
         with cli.write_whole(args.card) as partial:
@@ -240,11 +246,12 @@ def load_data(
     for entry in entries:
         image, labels, annotated = entry.read()
         of_voxels = entry.read_classes(n_classes) if n_classes else None
-        found = prepared(
+        found = patches.prepared(
             entry.name,
             entry.group,
             image,
             labels,
+            PERCENTILES,
             sizes,
             annotated,
             of_voxels,
@@ -289,39 +296,6 @@ def size_range(args: argparse.Namespace, ndim: int) -> dict[str, list[float]] | 
     return {"smallest": small, "largest": large}
 
 
-def prepared(
-    name: str,
-    group: str,
-    image: np.ndarray,
-    labels: np.ndarray,
-    sizes: dict[str, list[float]] | None,
-    annotated: np.ndarray | None = None,
-    of_voxels: np.ndarray | None = None,
-    *,
-    longest_px: float | None,
-) -> patches.Annotated:
-    """Scale an image by its own limits, as inference does, and measure its instances."""
-    limits = normalize.limits(image, PERCENTILES)
-    scaled = np.empty(image.shape, np.float16)
-    for plane, out in zip(image, scaled, strict=True):
-        out[...] = normalize.scale(plane, limits.low, limits.high).clip(*predict.CLIP)
-    if sizes and labels.any():
-        middle = scale.median_diameter(scale.diameters(labels))
-        to = scale.grid_shape(
-            image.shape, scale.factors(middle, sizes["smallest"], sizes["largest"])
-        )
-        everywhere = tuple(slice(0, n) for n in to)
-        here = np.ix_(*scale.nearest(image.shape, to, everywhere))
-        labels, annotated, of_voxels = (
-            None if values is None else values[here] for values in (labels, annotated, of_voxels)
-        )
-        scaled = scale.resampled(lambda box: scaled[box], image.shape, to, everywhere)
-    spacing = (1.0,) * image.ndim
-    return patches.annotate(
-        name, group, scaled, labels, spacing, annotated, of_voxels, longest_px=longest_px
-    )
-
-
 def drawn(
     index: int, ndim: int, args: argparse.Namespace, sizes: dict[str, list[float]] | None
 ) -> tuple[str, patches.Annotated]:
@@ -335,7 +309,10 @@ def drawn(
         image, labels = draw(DRAWN_SHAPE[ndim], rng, **options_of(rng, ndim))
     side = "validation" if index % 7 == 3 else "train"
     name = f"drawn-{index}"
-    return side, prepared(name, name, image, labels, sizes, longest_px=args.split_px)
+    found = patches.prepared(
+        name, name, image, labels, PERCENTILES, sizes, longest_px=args.split_px
+    )
+    return side, found
 
 
 def make_trainer(

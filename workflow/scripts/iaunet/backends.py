@@ -1,4 +1,4 @@
-"""Ways to compute a network: PyTorch in float32 or bfloat16, ONNX Runtime, OpenVINO.
+"""Ways to compute a network: PyTorch in float32, bfloat16 or int8, ONNX Runtime, OpenVINO.
 
 All answer as the network does, and are given blocks of the same size whatever the tiles are: so
 with each of them the tiled result is the untiled one. Between them results differ in the last
@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from iaunet import extras, grid
+from iaunet import extras, grid, int8
 from iaunet.errors import InputError, OptionError
 from iaunet.net import LAST, IAUNet, Outputs, of_box
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 STORED = ("fg", "seed", "off", "lsig", "id", "emb", "sem")
 """Heads that are stored; the others are for training."""
 OPSET = 17
@@ -44,7 +44,7 @@ class _Standing(nn.Module):
 
 
 class Torch(_Standing):
-    """A network in PyTorch, on its device; in bfloat16 its last layers stay float32.
+    """A network in PyTorch, on its device; its last layers stay float32 in any precision.
 
     Of ours the BatchNorms are folded into the convolutions, whose weights lie as the voxels do.
     """
@@ -52,6 +52,8 @@ class Torch(_Standing):
     def __init__(self, net: nn.Module, precision: str) -> None:
         super().__init__(net, "torch", precision)
         self.net = folded(net) if isinstance(net, IAUNet) else net
+        if precision == "int8":
+            self.net = int8.converted(self.net, net.largest)
 
     def forward(self, x: torch.Tensor) -> Outputs:
         """Return what the network does."""
@@ -111,6 +113,7 @@ def folded(net: IAUNet) -> IAUNet:
     net = net.to(memory_format=LAST[net.ndim])
     net.head = _Pointwise(net.head)
     net.heads = nn.ModuleDict({name: _Pointwise(head) for name, head in net.heads.items()})
+    net.id_out = _Pointwise(net.id_out)
     return net
 
 
@@ -170,27 +173,50 @@ def prepare(
     Parameters
     ----------
     backend : one of `BACKENDS`; auto is torch.
-    precision : one of `PRECISIONS`; auto is bfloat16 where the device is fast with it. Float32
-        where the backend or the network cannot do otherwise.
+    precision : one of `PRECISIONS`; auto is int8 where the model was calibrated for it, else
+        bfloat16, on devices that are fast with them. Float32 where the backend or the network
+        cannot do otherwise.
     threads : how many blocks are computed at the same time, each by one thread.
 
     Raises
     ------
     OptionError
-        The backend does not compute on this device.
+        The backend does not compute on this device, or not in this precision.
     InputError
         It is not installed, or it cannot compute this network.
     """
-    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
     if backend in ("auto", "torch"):
-        return Torch(net.to(device), "bfloat16" if half and isinstance(net, IAUNet) else "float32")
+        return Torch(net.to(device), _of_torch(net, precision, device))
     if device.type != "cpu":
         raise OptionError(f"--backend {backend} computes on the CPU; use --device cpu, or torch")
+    if precision == "int8":
+        raise OptionError(f"--backend {backend} does not compute in int8; use torch")
     library = extras.imported(backend, "backends")
     makers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
     half = half and backend == "openvino"
     run = makers[backend](library, to_onnx(net, with_cuts=bool(net.cuts)), threads, half)
     return Converted(net, backend, "bfloat16" if half else "float32", run)
+
+
+def _of_torch(net: nn.Module, precision: str, device: torch.device) -> str:
+    """Return the precision in which PyTorch computes a network."""
+    if not isinstance(net, IAUNet):
+        return "float32"
+    if precision == "int8":
+        if not int8.is_quick(device):
+            raise OptionError(
+                f"--precision int8: {device} does not compute so (it needs VNNI); use auto"
+            )
+        if net.largest is None:
+            raise OptionError(
+                "--precision int8: the model is not calibrated for it; use auto, or calibrate.py"
+            )
+    if precision != "auto":
+        return precision
+    if net.largest is not None and int8.is_quick(device):
+        return "int8"
+    return "bfloat16" if has_bfloat16(device) else "float32"
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -23,6 +23,8 @@ TORCHSCRIPT = "torchscript"
 """Name of the only tensor of an adopted network, and of its contract in ``net``."""
 
 MAX_HEADER = 16 * 2**20
+LARGEST = 1e6
+"""Of values between the convolutions of a network."""
 REQUIRED = {
     "name": str,
     "ndim": int,
@@ -226,7 +228,7 @@ def _rebuilt(path: Path, stored: dict, meta: dict) -> "IAUNet":  # noqa: F821
     """Return our network with the stored weights."""
     import torch
 
-    from iaunet import net
+    from iaunet import int8, net
 
     weights = {key: value.float() for key, value in stored.items()}
     try:
@@ -242,7 +244,24 @@ def _rebuilt(path: Path, stored: dict, meta: dict) -> "IAUNet":  # noqa: F821
     _agree(path, meta, stride=model.stride, id_stride=model.id_stride, radius=radius)
     if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise InputError(f"{path}: the weights hold NaN or infinity")
+    if meta.get("int8") is not None:
+        model.largest = _calibrated(path, meta["int8"], int8.channels(model))
     return model
+
+
+def _calibrated(path: Path, facts: object, channels: Mapping[str, int]) -> dict[str, list[float]]:
+    """Return the largest values of the channels of a network, checked."""
+    largest = facts.get("largest") if isinstance(facts, dict) else None
+    good = isinstance(largest, dict) and set(largest) == set(channels)
+    good = good and all(
+        isinstance(values, list)
+        and len(values) == channels[name]
+        and all(isinstance(v, (int, float)) and 0 <= v < LARGEST for v in values)
+        for name, values in largest.items()
+    )
+    if not good:
+        raise InputError(f"{path}: what it says for int8 is not of its network; calibrate it again")
+    return largest
 
 
 def _agree(path: Path, meta: dict, **declared: tuple[int, ...]) -> None:

@@ -44,6 +44,14 @@ def joining(meta: Mapping) -> list[str]:
     return [f"| weights that join fragments | {shown} |"]
 
 
+def in_int8(meta: Mapping) -> list[str]:
+    """Return the row on int8, where the model is calibrated for it."""
+    if meta.get("int8") is None:
+        return []
+    ap = meta["int8"]["ap_mean"]
+    return [f"| calibrated for int8 | mean AP 0.5:0.95 {ap['int8']}, in float32 {ap['float32']} |"]
+
+
 def card(meta: dict) -> str:
     """Return the model card: data, recipe, scores, licence."""
     scores, fit = meta["scores"], meta["training"]
@@ -72,6 +80,7 @@ def card(meta: dict) -> str:
         f"| pixel size, um | {meta['pixel_um'] or 'not fixed'} |",
         f"| thresholds, fitted on these | `{json.dumps(meta['clustering'])}` |",
         *joining(meta),
+        *in_int8(meta),
         f"| stride, dependency radius, block, px | {meta['stride']}, {meta['radius']}, "
         f"{meta['block']} |",
         f"| licence of the data | {meta['licence']} |",

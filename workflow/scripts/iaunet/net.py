@@ -174,6 +174,8 @@ class IAUNet(nn.Module):
         self.id_out = CONV[ndim](id_width, id_dim, 1)
         self.register_buffer("max_offset", _column(max_offset, ndim), persistent=False)
         self.register_buffer("max_lsig", _column(_logarithms(max_sigma), ndim), persistent=False)
+        self.largest: Mapping[str, Sequence[float]] | None = None
+        """What was found when the model was calibrated, see `int8`; it is not fitted."""
         if not self.head.weight.is_meta:  # for that torch imports its compiler, for a second
             self._initialise(max_sigma)
 
@@ -314,6 +316,8 @@ def cut(x: torch.Tensor, cuts: Iterator[Sequence[Sequence[int]]]) -> torch.Tenso
 
 def clamp(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Return x within [low, high]; outside, the gradient passes as if it were inside."""
+    if not torch.is_grad_enabled():
+        return x.clamp(low, high)
     return x + (torch.minimum(torch.maximum(x, low), high) - x).detach()
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from iaunet import splitting
+from iaunet import normalize, scale, splitting
+from iaunet.predict import CLIP
 
 N_SPOTS = 4096
 MORPHOLOGY = ("log_size", "axis_ratio", "solidity", "mean_intensity", "std_intensity")
@@ -77,6 +78,44 @@ class Annotated:
 def whole(labels: np.ndarray, of_part: np.ndarray) -> np.ndarray:
     """Return the instances of parts; -1 stays."""
     return np.where(labels > 0, of_part[labels], labels)
+
+
+def prepared(
+    name: str,
+    group: str,
+    image: np.ndarray,
+    labels: np.ndarray,
+    percentiles: Sequence[float],
+    sizes: dict[str, list[float]] | None,
+    annotated: np.ndarray | None = None,
+    of_voxels: np.ndarray | None = None,
+    *,
+    longest_px: float | None = None,
+) -> Annotated:
+    """Scale an image by its own limits, as inference does, and measure its instances.
+
+    `sizes`: "smallest" and "largest" median diameters per axis between which an image is not
+    resampled; the rest as for `annotate`.
+    """
+    limits = normalize.limits(image, percentiles)
+    scaled = np.empty(image.shape, np.float16)
+    for plane, out in zip(image, scaled, strict=True):
+        out[...] = normalize.scale(plane, limits.low, limits.high).clip(*CLIP)
+    if sizes and labels.any():
+        middle = scale.median_diameter(scale.diameters(labels))
+        to = scale.grid_shape(
+            image.shape, scale.factors(middle, sizes["smallest"], sizes["largest"])
+        )
+        everywhere = tuple(slice(0, n) for n in to)
+        here = np.ix_(*scale.nearest(image.shape, to, everywhere))
+        labels, annotated, of_voxels = (
+            None if values is None else values[here] for values in (labels, annotated, of_voxels)
+        )
+        scaled = scale.resampled(lambda box: scaled[box], image.shape, to, everywhere)
+    spacing = (1.0,) * image.ndim
+    return annotate(
+        name, group, scaled, labels, spacing, annotated, of_voxels, longest_px=longest_px
+    )
 
 
 def annotate(
