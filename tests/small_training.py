@@ -20,7 +20,7 @@ def make_small(set_attribute):
     set_attribute(recipes, "CROP", {2: (64, 64), 3: (8, 32, 32)})
     set_attribute(recipes, "PAIRS", {2: 1, 3: 1})
     set_attribute(recipes, "AUGMENTATION", {2: plain, 3: plain})
-    set_attribute(train, "DRAWN_SHAPE", {2: (96, 96), 3: (12, 48, 48)})
+    set_attribute(patches, "DRAWN_SHAPE", {2: (96, 96), 3: (12, 48, 48)})
     set_attribute(tuning, "GRID", {"fg": (0.4, 0.6)})
 
 

@@ -129,7 +129,7 @@ ALSO = {
     "checkpoint": {"cli"},  # whole files
     "training": {"cli"},
     "calibration": {"tuning"},
-    "patches": {"scale", "splitting"},
+    "patches": {"scale", "splitting", "synthetic"},
     "objectsize": {"clustering", "scale", "settings", "sizing"},
     "fragments": {"identity", "joining"},
     "network": {"omezarr", "scale", "tiling"},

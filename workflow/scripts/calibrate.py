@@ -36,6 +36,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", type=Path, required=True, help="model file of train.py")
     add("--table", type=Path, required=True, help="as for train.py, with both sides of the split")
+    add("--drawn", type=int, default=0, help="as for train.py")
+    add("--drawn-kind", choices=tuple(patches.DRAWN), default="nuclei", help="as for train.py")
+    add("--seed", type=int, default=1, help="of drawn images, as for train.py")
     add("--output", type=Path, required=True, help="model file to write")
     return parser.parse_args(argv)
 
@@ -49,23 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     net, meta = checkpoint.load(args.model)
     if "training" not in meta:
         raise InputError(f"{args.model}: not a network of train.py; only those compute in int8")
-    sides: dict[str, list] = {"train": [], "validation": []}
-    for entry in trainingset.read_table(args.table):
-        sides[entry.side].append(entry)
-    if not all(sides.values()):
-        raise InputError(f"{args.table}: needs images to train and to validate with")
-
-    def prepared(entry: trainingset.Entry) -> patches.Annotated:
-        image, labels, roi = entry.read()
-        percentiles, sizes = meta["normalize"]["percentiles"], meta.get("diameter_px")
-        return patches.prepared(entry.name, entry.group, image, labels, percentiles, sizes, roi)
-
+    train, validation = load_data(args, meta)
     settings = clustering.Settings.from_dict(meta["clustering"], net.ndim)
     joiner = joining.Joiner.from_dict(meta["joining"]) if settings.join else None
     found = calibration.calibrated(
         net,
-        (prepared(entry).image for entry in sides["train"]),
-        [(one.image, one.scored()) for one in map(prepared, sides["validation"])],
+        (image.image for image in train),
+        [(image.image, image.scored()) for image in validation],
         lambda cases: tuning.accuracy(cases, settings, net.id_stride, joiner)["ap_mean"],
         meta["block"],
     )
@@ -75,6 +68,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     meta |= {"int8": found}
     checkpoint.save(args.output, net.state_dict(), meta)
     recorder.write(ap_mean=found["ap_mean"])
+
+
+def load_data(
+    args: argparse.Namespace, meta: dict
+) -> tuple[list[patches.Annotated], list[patches.Annotated]]:
+    """Return the images to look for the largest values in, and those to validate with."""
+    percentiles, sizes = meta["normalize"]["percentiles"], meta.get("diameter_px")
+    found = []
+    for entry in trainingset.read_table(args.table):
+        image, labels, roi = entry.read()
+        one = patches.prepared(entry.name, entry.group, image, labels, percentiles, sizes, roi)
+        found.append((entry.side, one))
+    found += patches.drawn(args.drawn, meta["ndim"], args.drawn_kind, args.seed, percentiles, sizes)
+    train, validation = (
+        [image for where, image in found if where == side] for side in ("train", "validation")
+    )
+    if not train or not validation:
+        raise InputError(f"{args.table}: needs images to train and to validate with")
+    return train, validation
 
 
 if __name__ == "__main__":

@@ -42,7 +42,6 @@ from iaunet import (
     predict,
     ranks,
     recipes,
-    synthetic,
     training,
     trainingset,
     tuning,
@@ -58,12 +57,6 @@ QUICK_VOXELS = 3_000_000
 """How much is looked at while training; all of it at the end."""
 JOIN_VOXELS = 20_000_000
 """In how many voxels of the training images contacts of fragments are looked for."""
-DRAWN_SHAPE = {2: (512, 512), 3: (48, 144, 144)}
-DRAWN = {
-    "nuclei": (synthetic.random_options, synthetic.draw_nuclei),
-    "cells": (synthetic.random_cell_options, synthetic.draw_cells),
-}
-"""What can be drawn: the options of one image, and the image."""
 SIZES_HELP = (
     "median diameters, [z] y x, between which the model takes an image as it is; images outside "
     "are resampled, here and when the model is used"
@@ -92,7 +85,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--table", type=Path, help="CSV of images with masks; not needed with --drawn")
     add("--drawn", type=int, default=0, help="how many images of nuclei to draw besides")
-    add("--drawn-kind", choices=tuple(DRAWN), default="nuclei", help="what is drawn")
+    add("--drawn-kind", choices=tuple(patches.DRAWN), default="nuclei", help="what is drawn")
     add("--smallest-px", type=float, nargs="+", metavar="PX", help=SIZES_HELP)
     add("--largest-px", type=float, nargs="+", metavar="PX", help="see --smallest-px")
     add("--pixel-um", type=float, nargs="+", metavar="UM", help=PIXEL_HELP)
@@ -258,7 +251,9 @@ def load_data(
             longest_px=args.split_px,
         )
         everything.append((entry.side, replace(found, weight=entry.weight)))
-    everything += [drawn(k, ndim, args, sizes) for k in range(args.drawn)]
+    everything += patches.drawn(
+        args.drawn, ndim, args.drawn_kind, args.seed, PERCENTILES, sizes, longest_px=args.split_px
+    )
     train = [image for part, image in everything if part == "train"]
     validation = [image for part, image in everything if part == "validation"]
     if not train or not any(image.n for image in train):
@@ -294,25 +289,6 @@ def size_range(args: argparse.Namespace, ndim: int) -> dict[str, list[float]] | 
             "the smallest not above the largest"
         )
     return {"smallest": small, "largest": large}
-
-
-def drawn(
-    index: int, ndim: int, args: argparse.Namespace, sizes: dict[str, list[float]] | None
-) -> tuple[str, patches.Annotated]:
-    """Draw one image, every twentieth without any object; every seventh validates."""
-    rng = np.random.default_rng([args.seed, 7, index])
-    if index % 20 == 19:
-        image = synthetic.draw_background(DRAWN_SHAPE[ndim], rng)
-        labels = np.zeros(image.shape, np.uint32)
-    else:
-        options_of, draw = DRAWN[args.drawn_kind]
-        image, labels = draw(DRAWN_SHAPE[ndim], rng, **options_of(rng, ndim))
-    side = "validation" if index % 7 == 3 else "train"
-    name = f"drawn-{index}"
-    found = patches.prepared(
-        name, name, image, labels, PERCENTILES, sizes, longest_px=args.split_px
-    )
-    return side, found
 
 
 def make_trainer(

@@ -1,9 +1,9 @@
 """Our network in whole numbers of 8 bits, on processors that multiply such quickly.
 
 Between two convolutions a value is 0 to 255 steps of its channel. The steps come from the largest
-value of every channel, which was measured when the model was calibrated (`largest_values`). The
-first convolution and the last layers compute in floating point, so that image and offsets keep
-their digits. Sums of products are exact.
+value of every channel, which was found when the model was calibrated (`largest_values`). The first
+convolution and the last layers compute in floating point, so that image and offsets keep their
+digits. Sums of products are exact.
 
 A step per channel instead of one per layer costs nothing: weights take in the steps of what they
 are given and of what they give before they are rounded themselves (Nagel et al. 2019, "Data-free
@@ -20,6 +20,8 @@ from iaunet.net import LAST, IAUNet
 
 LEVELS = 255
 LARGEST_WEIGHT = 127
+ROOM = 1.25
+"""For larger values than those of the images that a model was calibrated with."""
 LEAST_STEP = 1e-8
 """Of a channel that was 0 all over."""
 QUICK = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -141,7 +143,7 @@ def converted(net: IAUNet, largest: Mapping[str, Sequence[float]]) -> IAUNet:
     `largest` is as `largest_values` returns it.
     """
     steps = {
-        name: (torch.tensor(values) / LEVELS).clamp(min=LEAST_STEP)
+        name: (torch.tensor(values) * ROOM / LEVELS).clamp(min=LEAST_STEP)
         for name, values in largest.items()
     }
     levels = len(net.pools)

@@ -1,7 +1,7 @@
 """Training samples: annotated images, crops in two views, augmentation."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +9,19 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from iaunet import normalize, scale, splitting
+from iaunet import normalize, scale, splitting, synthetic
 from iaunet.predict import CLIP
 
 N_SPOTS = 4096
 MORPHOLOGY = ("log_size", "axis_ratio", "solidity", "mean_intensity", "std_intensity")
 SMALL_SHARE = 0.65
 """How often images of small objects are zoomed up: so inference resamples them, too."""
+DRAWN_SHAPE = {2: (512, 512), 3: (48, 144, 144)}
+DRAWN = {
+    "nuclei": (synthetic.random_options, synthetic.draw_nuclei),
+    "cells": (synthetic.random_cell_options, synthetic.draw_cells),
+}
+"""What can be drawn: the options of one image, and the image."""
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 
@@ -86,7 +92,7 @@ def prepared(
     image: np.ndarray,
     labels: np.ndarray,
     percentiles: Sequence[float],
-    sizes: dict[str, list[float]] | None,
+    sizes: Mapping[str, Sequence[float]] | None,
     annotated: np.ndarray | None = None,
     of_voxels: np.ndarray | None = None,
     *,
@@ -116,6 +122,35 @@ def prepared(
     return annotate(
         name, group, scaled, labels, spacing, annotated, of_voxels, longest_px=longest_px
     )
+
+
+def drawn(
+    n: int,
+    ndim: int,
+    kind: str,
+    seed: int,
+    percentiles: Sequence[float],
+    sizes: Mapping[str, Sequence[float]] | None,
+    longest_px: float | None = None,
+) -> list[tuple[str, Annotated]]:
+    """Draw images, every twentieth without any object; every seventh validates.
+
+    Returns the side of each, "train" or "validation", and the image; `kind` is one of `DRAWN`.
+    """
+    images = []
+    options_of, draw = DRAWN[kind]
+    for index in range(n):
+        rng = np.random.default_rng([seed, 7, index])
+        if index % 20 == 19:
+            image = synthetic.draw_background(DRAWN_SHAPE[ndim], rng)
+            labels = np.zeros(image.shape, np.uint32)
+        else:
+            image, labels = draw(DRAWN_SHAPE[ndim], rng, **options_of(rng, ndim))
+        side = "validation" if index % 7 == 3 else "train"
+        name = f"drawn-{index}"
+        found = prepared(name, name, image, labels, percentiles, sizes, longest_px=longest_px)
+        images.append((side, found))
+    return images
 
 
 def annotate(
