@@ -11,7 +11,6 @@ SMALL = {"zoom": (0.8, 1.2), "small_px": 0, "zoom_small": (1, 1), "anisotropy": 
 
 def make_small(set_attribute):
     """Make training small; `set_attribute(module, name, value)` is setattr, or undoes itself."""
-    import train
     from iaunet import patches, recipes, tuning
     from nets import OPTIONS
 
