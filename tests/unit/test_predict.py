@@ -133,16 +133,18 @@ def test_an_image_smaller_than_the_stride_has_outputs(rng):
 def test_outputs_are_hidden_exactly_where_there_is_no_foreground(rng):
     fixed = {
         "fg": rng.integers(0, 60, (8, 8)).astype(np.uint8),
-        "seed": np.full((8, 8), 9, np.uint16),
+        "seed": np.full((8, 8), 9, np.int16),
         "off": np.full((2, 8, 8), -5, np.int16),
         "lsig": np.full((2, 8, 8), 7, np.uint8),
         "id": np.full((16, 2, 2), 3, np.int8),
         "emb": np.full((4, 8, 8), -9, np.int16),
     }
     fixed["fg"][:4, 4:] = 0
-    shown = predict.hide_background(fixed)
+    tensors = {name: torch.from_numpy(values) for name, values in fixed.items()}
+    shown = {name: one.numpy() for name, one in predict.hide_background(tensors).items()}
     background = fixed["fg"] < fixedpoint.FG_FLOOR
     for name in ("seed", "off", "lsig", "emb"):
+        assert shown[name].dtype == fixed[name].dtype
         assert (shown[name][..., background] == 0).all()
         assert (shown[name][..., ~background] == fixed[name][..., ~background]).all()
     assert (shown["id"][:, 0, 1] == 0).all()

@@ -14,7 +14,6 @@ from types import ModuleType
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -85,7 +84,7 @@ class _LargestOfTwo(nn.Module):
 
 
 class _Pointwise(nn.Module):
-    """A convolution of width 1 as a product of matrices."""
+    """A convolution of width 1 as a product of matrices, whose channels lie one after the other."""
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
@@ -93,7 +92,9 @@ class _Pointwise(nn.Module):
         self.bias = conv.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
+        weight = self.weight.expand(len(x), *self.weight.shape)
+        found = torch.baddbmm(self.bias[:, None], weight, x.flatten(2))
+        return found.view(len(x), -1, *x.shape[2:])
 
 
 def folded(net: IAUNet) -> IAUNet:

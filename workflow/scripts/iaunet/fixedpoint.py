@@ -41,17 +41,3 @@ FG_FLOOR = 26
 
 SIGMA = np.exp(np.arange(256) / SCALE["lsig"])
 """Bandwidth in px for every value that ``lsig`` can store."""
-
-
-def quantise(name: str, values: np.ndarray) -> np.ndarray:
-    """Return float outputs of one head as the integers that are stored.
-
-    Parameters
-    ----------
-    name : str
-        One of fg, seed, off, lsig, id, emb.
-    values : float array, any shape
-        Probability, px, log px or component of a vector; NaN is not allowed.
-    """
-    low, high = RANGE[name]
-    return np.clip(np.rint(values * np.float32(SCALE[name])), low, high).astype(DTYPE[name])

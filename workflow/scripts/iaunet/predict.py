@@ -63,26 +63,48 @@ def quantised(outputs: Outputs) -> dict[str, np.ndarray]:
     }
     if outputs.emb is not None:
         values["emb"] = outputs.emb[0]
-    fixed = {name: fixedpoint.quantise(name, value.cpu().numpy()) for name, value in values.items()}
+    fixed = {name: in_fixed_point(name, value) for name, value in values.items()}
     if outputs.sem is not None:
-        fixed["sem"] = outputs.sem[0].argmax(0).cpu().numpy().astype(fixedpoint.DTYPE["sem"])
-    return hide_background(fixed)
+        fixed["sem"] = outputs.sem[0].argmax(0).to(torch.uint8)
+    shown = hide_background(fixed)
+    return {name: one.cpu().numpy().view(fixedpoint.DTYPE[name]) for name, one in shown.items()}
 
 
-def hide_background(fixed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def in_fixed_point(name: str, values: torch.Tensor) -> torch.Tensor:
+    """Return float outputs of one head as the integers that are stored, where they are.
+
+    Parameters
+    ----------
+    name : str
+        One of fg, seed, off, lsig, id, emb.
+    values : float tensor, any shape
+        Probability, px, log px or component of a vector; NaN is not allowed.
+
+    Returns
+    -------
+    tensor of integers as wide as those of `fixedpoint.DTYPE`; seed signed, as it never needs
+    its last bit.
+    """
+    low, high = fixedpoint.RANGE[name]
+    width = {1: torch.int8 if low < 0 else torch.uint8, 2: torch.int16}
+    scaled = values * fixedpoint.SCALE[name]
+    return scaled.round_().clamp_(low, high).to(width[fixedpoint.DTYPE[name].itemsize])
+
+
+def hide_background(fixed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the outputs with zeros where fg is below the floor; id where its whole cell is.
 
     Classes stay: some are of what is no object.
     """
-    background = fixed["fg"] < fixedpoint.FG_FLOOR
+    seen = fixed["fg"] >= fixedpoint.FG_FLOOR
     shown = {name: fixed[name] for name in ("fg", "sem") if name in fixed}
     for name in [name for name in fixed if name not in ("fg", "id", "sem")]:
-        shown[name] = np.where(background, 0, fixed[name]).astype(fixed[name].dtype)
+        shown[name] = fixed[name] * seen
     cells = fixed["id"].shape[1:]
-    stride = [n // c for n, c in zip(background.shape, cells, strict=True)]
+    stride = [n // c for n, c in zip(seen.shape, cells, strict=True)]
     split = [part for c, s in zip(cells, stride, strict=True) for part in (c, s)]
-    empty = background.reshape(split).all(axis=tuple(range(1, 2 * len(cells), 2)))
-    shown["id"] = np.where(empty, 0, fixed["id"]).astype(fixed["id"].dtype)
+    any_seen = seen.reshape(split).any(dim=tuple(range(1, 2 * len(cells), 2)))
+    shown["id"] = fixed["id"] * any_seen
     return shown
 
 
