@@ -41,6 +41,7 @@ EAGER = ("torch, as trained", "float32")
 WAYS = (
     ("torch", "float32"),
     ("torch", "bfloat16"),
+    ("torch", "int8"),
     ("onnxruntime", "float32"),
     ("openvino", "float32"),
     ("openvino", "bfloat16"),

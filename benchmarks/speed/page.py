@@ -71,6 +71,12 @@ def measuring() -> dict[str, float]:
     return {row[0]: float(row[at]) for row in rows if row is not head}
 
 
+def by_precision(network: pd.DataFrame, column: str) -> str:
+    """Return percentages of the network in every precision, in words."""
+    groups = network.groupby("precision", sort=False)[column]
+    return "; ".join(f"{name} {span(100 * values, '{:.0f}')} %" for name, values in groups)
+
+
 def goals(tables: Path) -> list[dict[str, str]]:
     """Return the goals with what was measured."""
     tile, network = read(tables / "tile.csv"), read(tables / "network.csv")
@@ -81,7 +87,8 @@ def goals(tables: Path) -> list[dict[str, str]]:
     large = scale.groupby("shape")["voxels"].first() > 1e8
     stitch = (seconds["stitch"] / seconds["copy"])[large]
     backends = pd.concat([read(DOCS / f"backends-{n}d.csv") for n in (2, 3)])
-    best = backends[backends["backend"] == "openvino"].groupby("precision")["times_as_fast"]
+    int8 = backends[backends["precision"] == "int8"]["times_as_fast"]
+    half = backends[backends["precision"] == "bfloat16"]["times_as_fast"]
     star = mosaic.loc["StarDist"]
     mine = mosaic.drop("StarDist")
     rows = [
@@ -118,28 +125,28 @@ def goals(tables: Path) -> list[dict[str, str]]:
             "`infer.py`, CPU",
             "the bare network on the same windows, tensors in memory",
             "95 % of its voxels per CPU second",
-            span(100 * network["of_the_network"], "{:.0f}") + " %",
+            by_precision(network, "of_the_network"),
             met=network["of_the_network"].min() >= 0.95,
         ),
         goal(
             "`infer.py`, CPU",
             "the bare network on the blocks without halo",
             "85 %",
-            span(100 * network["of_it_without_halo"], "{:.0f}") + " %",
+            by_precision(network, "of_it_without_halo"),
             met=network["of_it_without_halo"].min() >= 0.85,
         ),
         goal(
             "network, CPU",
             "PyTorch in float32, as trained",
             "3 times",
-            f"OpenVINO in bfloat16 {span(best.get_group('bfloat16'))} times",
-            met=best.get_group("bfloat16").min() >= 3,
+            f"in int8 {span(int8)} times, in bfloat16 {span(half)}",
+            met=int8.min() >= 3,
         ),
         goal(
             "`cluster.py`",
             "the network on the same tiles",
             "at most 10 %",
-            span(100 * network["cluster_of_network"], "{:.0f}") + " %",
+            by_precision(network, "cluster_of_network"),
             met=network["cluster_of_network"].max() <= 0.10,
         ),
         goal(
@@ -211,8 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     text = TEXT.read_text(encoding="utf-8")
     large = read(args.tables / "mosaic.csv").set_index("who")["wall"]
+    network = read(args.tables / "network.csv").set_index("precision")["infer_mvox_s"]
     parts = {
-        "infer_rates": " and ".join(map(str, read(args.tables / "network.csv")["infer_mvox_s"])),
+        "infer_rates": " and ".join(map(str, network["int8"])),
         "mosaic_torch": f"{large['ours, torch']:.0f}",
         "goals": table(pd.DataFrame(goals(args.tables))),
         "terabyte": terabyte(args.tables),

@@ -40,6 +40,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NU
 WRITERS = ("ome-zarr", "ngff-zarr")
 STEPS = ("tile", "infer", "cluster", "stitch", "measure")
 """Whose time grows with the image; the page of report.py has a size that does not."""
+PRECISIONS = ("bfloat16", "int8")
 THREADED = ("infer", "cluster")
 THREADS = (1, 2)
 PARTS = ("tile", "network", "scaling", "threads")
@@ -169,7 +170,7 @@ def one_codec(image: str, out: str, _: str) -> dict:
     return timed(lambda: [codec.encode(one) for one in chunks])
 
 
-def one_bare(store: str, which: str, ndim: str) -> dict:
+def one_bare(store: str, which: str, ndim: str, precision: str) -> dict:
     """Time the network on tensors in memory: the windows of an image as infer.py computes them.
 
     Or, where `which` is "blocks", as if no block needed a halo. Like infer.py it begins without
@@ -182,7 +183,7 @@ def one_bare(store: str, which: str, ndim: str) -> dict:
     machine.keep_memory()
     torch.set_num_threads(1)
     net, meta = checkpoint.load(MODELS[int(ndim)])
-    engine = backends.prepare(net, "auto", "auto", torch.device("cpu"), 1)
+    engine = backends.prepare(net, "auto", precision, torch.device("cpu"), 1)
     shape = omezarr.open_level(Path(store) / "image.zarr").shape
     tiles = json.loads((Path(store) / "tiles.json").read_text())
     padded = [-(-n // s) * s for n, s in zip(shape, net.stride, strict=True)]
@@ -238,7 +239,9 @@ def measure_tile(args: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def commands(folder: Path, ndim: int, image: np.ndarray) -> dict[str, list[object]]:
+def commands(
+    folder: Path, ndim: int, image: np.ndarray, precision: str = "auto"
+) -> dict[str, list[object]]:
     """Write an image into an empty folder; return the options of all steps, one batch."""
     fresh(folder).mkdir(parents=True)
     tifffile.imwrite(folder / "image.tif", image, metadata={"axes": "zyx"[-ndim:].upper()})
@@ -254,7 +257,8 @@ def commands(folder: Path, ndim: int, image: np.ndarray) -> dict[str, list[objec
         "tile": tile_options(folder / "image.tif", folder, ndim),
         "infer": [
             *model, "--store", folder / "image.zarr", "--batch", 0, "--device", "cpu",
-            "--backend", "auto", "--threads", 1, "--output", folder / "0.zarr",
+            "--backend", "auto", "--precision", precision, "--threads", 1,
+            "--output", folder / "0.zarr",
         ],
         "cluster": [
             *model, "--outputs", folder / "0.zarr", "--batch", 0, "--output", made["labels"],
@@ -276,9 +280,9 @@ def commands(folder: Path, ndim: int, image: np.ndarray) -> dict[str, list[objec
     }  # fmt: skip
 
 
-def chain(folder: Path, ndim: int, image: np.ndarray) -> dict[str, dict]:
+def chain(folder: Path, ndim: int, image: np.ndarray, precision: str = "auto") -> dict[str, dict]:
     """Segment an image as one batch; return the records of the steps."""
-    options = commands(folder, ndim, image)
+    options = commands(folder, ndim, image, precision)
     return {name: step(name, folder, *options[name]) for name in STEPS}
 
 
@@ -297,46 +301,56 @@ def imports() -> dict[str, float]:
 
 def measure_network(args: argparse.Namespace) -> pd.DataFrame:
     """Return infer.py beside the bare network, cluster.py beside both, and bytes per voxel."""
-    start, rows = imports(), []
-    for ndim, shape in SEGMENTED.items():
-        folder = args.work / f"network-{ndim}"
-        image = field(shape)
-        runs: list[dict] = []
-        bare: list[dict] = []
-        blocks: list[dict] = []
-        for _ in range(args.repeats):
-            runs.append(chain(folder, ndim, image))
-            bare.append(alone("bare", folder, "windows", ndim))
-            blocks.append(alone("bare", folder, "blocks", ndim))
-        infer = fastest([run["infer"] for run in runs], "network_cpu_seconds")
-        network = fastest(bare)
-        without_halo = fastest(blocks)["seconds"]
-        rates = [
-            infer["voxels"] / seconds / 1e6
-            for seconds in (network["seconds"], infer["network_cpu_seconds"])
-        ]
-        clustering = min(run["cluster"]["cpu_seconds"] for run in runs) - start["cluster"]
-        rows.append(
-            {
-                "image": f"{ndim}D, {' x '.join(map(str, shape))}",
-                "precision": infer["precision"],
-                "network_mvox_s": round(rates[0], 3),
-                "infer_mvox_s": round(rates[1], 3),
-                "of_the_network": round(rates[1] / rates[0], 3),
-                "of_it_without_halo": round(without_halo / infer["network_cpu_seconds"], 3),
-                "of_the_network_by_the_clock": round(
-                    min(run["wall"] for run in bare)
-                    / min(run["infer"]["network_seconds"] for run in runs),
-                    3,
-                ),
-                "cluster_s": round(clustering, 2),
-                "cluster_of_network": round(clustering / network["seconds"], 3),
-                "objects": runs[0]["cluster"]["n_objects"],
-                "output_bytes_per_voxel": round(infer["output_bytes"] / infer["voxels"], 2),
-            }
-        )
-        log.info("%s", rows[-1])
+    start = imports()
+    rows = [
+        measure_precision(args, ndim, precision, start["cluster"])
+        for ndim in SEGMENTED
+        for precision in PRECISIONS
+    ]
     return pd.DataFrame(rows)
+
+
+def measure_precision(
+    args: argparse.Namespace, ndim: int, precision: str, start: float
+) -> dict[str, object]:
+    """Return a row of `measure_network`; `start`: what cluster.py needs before it begins."""
+    shape = SEGMENTED[ndim]
+    folder = args.work / f"network-{ndim}"
+    image = field(shape)
+    runs: list[dict] = []
+    bare: list[dict] = []
+    blocks: list[dict] = []
+    for _ in range(args.repeats):
+        runs.append(chain(folder, ndim, image, precision))
+        bare.append(alone("bare", folder, "windows", ndim, precision))
+        blocks.append(alone("bare", folder, "blocks", ndim, precision))
+    infer = fastest([run["infer"] for run in runs], "network_cpu_seconds")
+    network = fastest(bare)
+    without_halo = fastest(blocks)["seconds"]
+    rates = [
+        infer["voxels"] / seconds / 1e6
+        for seconds in (network["seconds"], infer["network_cpu_seconds"])
+    ]
+    clustering = min(run["cluster"]["cpu_seconds"] for run in runs) - start
+    row = {
+        "image": f"{ndim}D, {' x '.join(map(str, shape))}",
+        "precision": infer["precision"],
+        "network_mvox_s": round(rates[0], 3),
+        "infer_mvox_s": round(rates[1], 3),
+        "of_the_network": round(rates[1] / rates[0], 3),
+        "of_it_without_halo": round(without_halo / infer["network_cpu_seconds"], 3),
+        "of_the_network_by_the_clock": round(
+            min(run["wall"] for run in bare) / min(run["infer"]["network_seconds"] for run in runs),
+            3,
+        ),
+        "cluster_s": round(clustering, 2),
+        "cluster_of_network": round(clustering / network["seconds"], 3),
+        "objects": runs[0]["cluster"]["n_objects"],
+        "output_bytes_per_voxel": round(infer["output_bytes"] / infer["voxels"], 2),
+        "peak_mb": round(infer["peak_memory_mb"]),
+    }
+    log.info("%s", row)
+    return row
 
 
 def measure_scaling(args: argparse.Namespace) -> pd.DataFrame:
