@@ -62,9 +62,14 @@ def estimated(
     model: Path, image, limits: normalize.Limits, pixel_um: Sequence[float] | None
 ) -> tuple[list[float] | None, dict[str, float]]:
     """Return the median diameter of the objects per axis, found with the network; see `sizing`."""
-    from iaunet import predict  # with torch, which takes seconds and is not always needed
+    # With torch, which takes seconds and is not always needed.
+    import torch
+
+    from iaunet import backends, predict
 
     net, meta = checkpoint.load(model)
+    # Every kind of processor shall find the same sizes.
+    net = backends.prepare(net, "torch", "float32", torch.device("cpu"), 1)
     # Fragments of long objects count as they are: their widths tell the scale as well.
     settings = Settings.from_dict({**meta["clustering"], "join": 0.0}, net.ndim)
 
