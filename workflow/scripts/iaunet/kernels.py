@@ -364,20 +364,33 @@ def see_objects(owner, wanted, inner, margin, image_shape):
         z = k - margin[0] + inner[0]
         for j in range(margin[1], owner.shape[1] - margin[1]):
             y = j - margin[1] + inner[1]
-            for i in range(margin[2], owner.shape[2] - margin[2]):
-                label = abs(owner[k, j, i]) - 1
+            i, end = margin[2], owner.shape[2] - margin[2]
+            while i < end:
+                label, begin = abs(owner[k, j, i]) - 1, i
+                i += 1
+                while i < end and abs(owner[k, j, i]) - 1 == label:
+                    i += 1
                 if label < 0 or not wanted[label]:
                     continue
-                x = i - margin[2] + inner[2]
-                area[label] += 1
+                shift = inner[2] - margin[2]
+                area[label] += i - begin
                 first[label, 0] = min(first[label, 0], z)
                 first[label, 1] = min(first[label, 1], y)
-                first[label, 2] = min(first[label, 2], x)
+                first[label, 2] = min(first[label, 2], begin + shift)
                 last[label, 0] = max(last[label, 0], z)
                 last[label, 1] = max(last[label, 1], y)
-                last[label, 2] = max(last[label, 2], x)
-                checksum[label] += _hash((z * image_shape[1] + y) * image_shape[2] + x)
+                last[label, 2] = max(last[label, 2], i - 1 + shift)
+                row = (z * image_shape[1] + y) * image_shape[2] + shift
+                for place in range(begin, i):
+                    checksum[label] += _hash(row + place)
     return area, first, last, checksum
+
+
+@njit(cache=True, nogil=True)
+def _add_vector(sums, seed, fit, vectors, cell):
+    if fit > 0:
+        for channel in range(vectors.shape[3]):
+            sums[seed, channel] += fit * np.int64(vectors[cell[0], cell[1], cell[2], channel])
 
 
 @njit(cache=True, nogil=True)
@@ -399,8 +412,11 @@ def sum_fit(
         z = k - margin[0] + inner[0]
         for j in range(margin[1], owner.shape[1] - margin[1]):
             y = j - margin[1] + inner[1]
+            here[0], here[1] = z // stride[0] - first_cell[0], y // stride[1] - first_cell[1]
+            # Of voxels in a row that share seed and cell: what their vector is multiplied by.
+            run_seed, run_fit = np.int64(-1), np.int64(0)
             for i in range(margin[2], owner.shape[2] - margin[2]):
-                seed = owner[k, j, i] - 1
+                seed = np.int64(owner[k, j, i] - 1)
                 if seed < 0 or not wanted[seed]:
                     continue
                 x = i - margin[2] + inner[2]
@@ -413,19 +429,18 @@ def sum_fit(
                 cost += far * far * weight[seed, 1]
                 far = unit * x + np.int64(off[off.shape[0] - 1, oz, oy, ox]) - centre[seed, 2]
                 cost += far * far * weight[seed, 2]
-                here[0] = z // stride[0] - first_cell[0]
-                here[1] = y // stride[1] - first_cell[1]
-                here[2] = x // stride[2] - first_cell[2]
+                cell = x // stride[2] - first_cell[2]
+                if seed != run_seed or cell != here[2]:
+                    _add_vector(id_sum, run_seed, run_fit, vectors, here)
+                    run_seed, run_fit, here[2] = seed, np.int64(0), cell
                 if identity > 0:
                     cost += _identity_cost(identity, one, vectors, here, seed_vectors[seed])
                 place = max(cost, 0) >> shift
-                fit = phi[place] if place < len(phi) else 0
+                fit = np.int64(phi[place]) if place < len(phi) else np.int64(0)
                 count[seed] += 1
                 phi_sum[seed] += fit
-                for channel in range(vectors.shape[3]):
-                    id_sum[seed, channel] += fit * np.int64(
-                        vectors[here[0], here[1], here[2], channel]
-                    )
+                run_fit += fit
+            _add_vector(id_sum, run_seed, run_fit, vectors, here)
     return count, phi_sum, id_sum
 
 
