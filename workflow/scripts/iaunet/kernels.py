@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 SMALLEST_CELL = 64
+FAR_AWAY = -(1 << 60)
 
 
 def bins(points: np.ndarray, far: np.ndarray | int) -> tuple[np.ndarray, ...]:
@@ -145,6 +146,21 @@ def _identity_cost(identity, one, vectors, cell, seed_vector):
 
 
 @njit(cache=True, nogil=True)
+def _near(near, bz, by, bx, start, counts):
+    """Write the seeds in a bin and those around it into `near`; return how many there are."""
+    found = 0
+    if bx < -1 or bx > counts[2]:
+        return found
+    for cz in range(max(bz - 1, 0), min(bz + 2, counts[0])):
+        for cy in range(max(by - 1, 0), min(by + 2, counts[1])):
+            row = (cz * counts[1] + cy) * counts[2]
+            for place in range(start[row + max(bx - 1, 0)], start[row + min(bx + 2, counts[2])]):
+                near[found] = place
+                found += 1
+    return found
+
+
+@njit(cache=True, nogil=True)
 def assign(
     owner, fg, off, fg_least, origin, inner, margin, unit, most_cost, centre, radius, weight,
     order, start, low, cell, counts, identity, one, vectors, seed_vectors, stride, first_cell,
@@ -165,6 +181,9 @@ def assign(
             at[place, 6 + a] = weight[order[place], a]
     flat = off.shape[0] == 2
     here = np.empty(3, dtype=np.int64)
+    near = np.empty(n, dtype=np.int64)
+    n_near = 0
+    edge = np.full(3, FAR_AWAY, dtype=np.int64)
     for z in range(inner[0], inner[0] + owner.shape[0] - 2 * margin[0]):
         for y in range(inner[1], inner[1] + owner.shape[1] - 2 * margin[1]):
             for x in range(inner[2], inner[2] + owner.shape[2] - 2 * margin[2]):
@@ -178,36 +197,39 @@ def assign(
                 farthest[1] = max(farthest[1], abs(dy))
                 farthest[2] = max(farthest[2], abs(dx))
                 ez, ey, ex = unit * z + dz, unit * y + dy, unit * x + dx
-                bz = (ez - low[0]) // cell[0]
-                by = (ey - low[1]) // cell[1]
-                bx = (ex - low[2]) // cell[2]
-                if bx < -1 or bx > counts[2]:
-                    continue
+                # Neighbours point to the same place, mostly, and divisions are slow.
+                if not (
+                    0 <= ez - edge[0] < cell[0]
+                    and 0 <= ey - edge[1] < cell[1]
+                    and 0 <= ex - edge[2] < cell[2]
+                ):
+                    bz = (ez - low[0]) // cell[0]
+                    by = (ey - low[1]) // cell[1]
+                    bx = (ex - low[2]) // cell[2]
+                    edge[0] = low[0] + bz * cell[0]
+                    edge[1] = low[1] + by * cell[1]
+                    edge[2] = low[2] + bx * cell[2]
+                    n_near = _near(near, bz, by, bx, start, counts)
                 best, best_cost = np.int64(-1), np.int64(0)
-                for cz in range(max(bz - 1, 0), min(bz + 2, counts[0])):
-                    for cy in range(max(by - 1, 0), min(by + 2, counts[1])):
-                        row = (cz * counts[1] + cy) * counts[2]
-                        stop = start[row + min(bx + 2, counts[2])]
-                        for place in range(start[row + max(bx - 1, 0)], stop):
-                            fz = abs(ez - at[place, 0])
-                            fy = abs(ey - at[place, 1])
-                            fx = abs(ex - at[place, 2])
-                            if fz > at[place, 3] or fy > at[place, 4] or fx > at[place, 5]:
-                                continue
-                            cost = fz * fz * at[place, 6] + fy * fy * at[place, 7]
-                            cost += fx * fx * at[place, 8]
-                            if cost > most_cost:
-                                continue
-                            seed = order[place]
-                            if identity > 0:
-                                here[0] = z // stride[0] - first_cell[0]
-                                here[1] = y // stride[1] - first_cell[1]
-                                here[2] = x // stride[2] - first_cell[2]
-                                cost += _identity_cost(
-                                    identity, one, vectors, here, seed_vectors[seed]
-                                )
-                            if best < 0 or cost < best_cost or (cost == best_cost and seed < best):
-                                best, best_cost = seed, cost
+                for k_near in range(n_near):
+                    place = near[k_near]
+                    fz = abs(ez - at[place, 0])
+                    fy = abs(ey - at[place, 1])
+                    fx = abs(ex - at[place, 2])
+                    if fz > at[place, 3] or fy > at[place, 4] or fx > at[place, 5]:
+                        continue
+                    cost = fz * fz * at[place, 6] + fy * fy * at[place, 7]
+                    cost += fx * fx * at[place, 8]
+                    if cost > most_cost:
+                        continue
+                    seed = order[place]
+                    if identity > 0:
+                        here[0] = z // stride[0] - first_cell[0]
+                        here[1] = y // stride[1] - first_cell[1]
+                        here[2] = x // stride[2] - first_cell[2]
+                        cost += _identity_cost(identity, one, vectors, here, seed_vectors[seed])
+                    if best < 0 or cost < best_cost or (cost == best_cost and seed < best):
+                        best, best_cost = seed, cost
                 owner[
                     z - inner[0] + margin[0], y - inner[1] + margin[1], x - inner[2] + margin[2]
                 ] = best + 1
@@ -296,36 +318,32 @@ def _boxes(owner, n):
 def _fill(owner, label, first, last):
     """Fill the holes of one object; its box includes a border that is not the object's."""
     size_z, size_y, size_x = last - first + 1
-    seen = np.zeros((size_z, size_y, size_x), dtype=np.bool_)
-    queue = np.empty((seen.size, 3), dtype=np.int64)
-    queue[0] = 0
-    seen[0, 0, 0] = True
+    # Of the box, with walls around it: 1 cannot or need not be entered any more.
+    shut = np.ones((size_z + 2, size_y + 2, size_x + 2), dtype=np.uint8)
+    for z in range(size_z):
+        for y in range(size_y):
+            for x in range(size_x):
+                inside = owner[z + first[0], y + first[1], x + first[2]] == label
+                shut[z + 1, y + 1, x + 1] = inside
+    flat = shut.reshape(-1)
+    row, plane = size_x + 2, (size_x + 2) * (size_y + 2)
+    queue = np.empty(size_z * size_y * size_x, dtype=np.int64)
+    queue[0] = plane + row + 1
+    flat[queue[0]] = 1
     head, tail = 0, 1
     while head < tail:
-        for axis in range(3):
-            for step in (-1, 1):
-                z, y, x = queue[head]
-                if axis == 0:
-                    z += step
-                elif axis == 1:
-                    y += step
-                else:
-                    x += step
-                if not (0 <= z < size_z and 0 <= y < size_y and 0 <= x < size_x):
-                    continue
-                if seen[z, y, x] or owner[z + first[0], y + first[1], x + first[2]] == label:
-                    continue
-                seen[z, y, x] = True
-                queue[tail, 0] = z
-                queue[tail, 1] = y
-                queue[tail, 2] = x
+        for step in (-plane, -row, -1, 1, row, plane):
+            place = queue[head] + step
+            if not flat[place]:
+                flat[place] = 1
+                queue[tail] = place
                 tail += 1
         head += 1
     for z in range(size_z):
         for y in range(size_y):
             for x in range(size_x):
                 inside = owner[z + first[0], y + first[1], x + first[2]]
-                if inside == 0 and not seen[z, y, x]:
+                if inside == 0 and not shut[z + 1, y + 1, x + 1]:
                     owner[z + first[0], y + first[1], x + first[2]] = -label
 
 
