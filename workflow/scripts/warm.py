@@ -9,6 +9,7 @@ Example
     python workflow/scripts/warm.py FOLDER/SOCKET        # `start.py` asks at the socket
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -20,6 +21,8 @@ import shutil
 import signal
 import socket
 import sys
+import threading
+import types
 from pathlib import Path
 
 STEPS = ("tile", "infer", "cluster", "stitch", "measure", "report")
@@ -30,6 +33,37 @@ ONE_THREAD = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 PR_SET_PDEATHSIG = 1
+Stamp = tuple[int, ...]
+"""Of a file: device, number, size and time; an edited file has another one."""
+
+
+class Step:
+    """A process that does a step, and the connection to the one that waits for its end."""
+
+    def __init__(self, pid: int, connection: socket.socket) -> None:
+        self.pid = pid
+        self.ended = os.pidfd_open(pid)
+        self.connection: socket.socket | None = connection
+
+    def stop(self) -> None:
+        """End it early: nobody waits for it any more."""
+        os.kill(self.pid, signal.SIGTERM)
+        self.connection.close()
+        self.connection = None
+
+    def tell(self) -> None:
+        """Tell how it has ended."""
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if self.connection is not None:
+            with contextlib.suppress(OSError):  # who asked may be gone since
+                self.connection.sendall(str(status).encode())
+        self.forget()
+
+    def forget(self) -> None:
+        """Close what belongs to it."""
+        os.close(self.ended)
+        if self.connection is not None:
+            self.connection.close()
 
 
 def import_all() -> None:
@@ -42,10 +76,84 @@ def import_all() -> None:
         importlib.import_module(name)
     import numpy as np
 
-    from iaunet import fixedpoint, kernels
+    from iaunet import fixedpoint, kernels, machine
 
     # The first kernel loads what all need.
     kernels.box_sum(np.zeros((1, 1, 1), fixedpoint.DTYPE["seed"]))
+    machine.cpu()
+    machine.code()
+
+
+def stamp(path: str) -> Stamp:
+    """Return what tells a file from what it was."""
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def compiled() -> dict[str, tuple[Stamp, types.CodeType]]:
+    """Return the code of all steps, by their paths in the words of the rules."""
+    paths = [str(Path(sys.argv[0]).with_name(f"{name}.py")) for name in STEPS]
+    return {path: (stamp(path), compile(Path(path).read_bytes(), path, "exec")) for path in paths}
+
+
+def serve(address: str, code: dict[str, tuple[Stamp, types.CodeType]]) -> None:
+    """Fork for everyone who connects, tell how the step ended, and end it when nobody waits."""
+    server, asked, steps = os.getpid(), True, []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(128)
+        while asked or steps:
+            ready = events([listener, sys.stdin] if asked else [], steps)
+            if sys.stdin.fileno() in ready:
+                asked = False
+            elif listener.fileno() in ready:
+                connection, _ = listener.accept()
+                pid = os.fork()
+                if pid == 0:
+                    for step in steps:
+                        step.forget()
+                    listener.close()
+                    work(connection, server, code)
+                    return
+                steps.append(Step(pid, connection))
+            for step in list(steps):
+                if step.ended in ready:
+                    step.tell()
+                    steps.remove(step)
+                elif step.connection is not None and step.connection.fileno() in ready:
+                    step.stop()
+    shutil.rmtree(Path(address).parent)
+
+
+def events(files: list, steps: list[Step]) -> set[int]:
+    """Wait; return the numbers of files with something to read, or with nobody at the other end."""
+    waiting = select.poll()
+    for file in files:
+        waiting.register(file, select.POLLIN)
+    for step in steps:
+        waiting.register(step.ended, select.POLLIN)
+        if step.connection is not None:
+            waiting.register(step.connection, 0)  # what it says is for the step
+    return {number for number, _ in waiting.poll()}
+
+
+def work(
+    connection: socket.socket, server: int, code: dict[str, tuple[Stamp, types.CodeType]]
+) -> None:
+    """Do the step that is asked for; not longer than the process that tells how it ended."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != server:
+        os._exit(1)
+    files, facts = receive(connection)
+    connection.close()
+    path = become(files, facts)
+    try:
+        run(path, code)
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):
+            raise
+        end(error.code or 0)
+    end(0)
 
 
 def receive(connection: socket.socket) -> tuple[list[int], list[str]]:
@@ -53,7 +161,7 @@ def receive(connection: socket.socket) -> tuple[list[int], list[str]]:
     head, files, _, _ = socket.recv_fds(connection, 8, 3)
     size = int.from_bytes(head, "big")
     message = bytearray()
-    while len(message) < size:
+    while not message or len(message) < size:
         part = connection.recv(size - len(message))
         if not part:
             os._exit(1)  # who asked is gone
@@ -61,10 +169,8 @@ def receive(connection: socket.socket) -> tuple[list[int], list[str]]:
     return files, bytes(message).decode("utf-8", "surrogateescape").split("\0")
 
 
-def become(files: list[int], facts: list[str]) -> None:
-    """Go on as the step itself."""
-    # Not longer than the process that waits for it.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def become(files: list[int], facts: list[str]) -> str:
+    """Take over files, folder, mask, words and environment; return the path of the step."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -76,54 +182,32 @@ def become(files: list[int], facts: list[str]) -> None:
     os.environ.update(setting.split("=", 1) for setting in settings)
     sys.argv = words
     sys.path[0] = str(Path(words[0]).resolve().parent)
-    runpy.run_path(words[0], run_name="__main__")
+    return words[0]
 
 
-def keep(connection: socket.socket) -> None:
-    """Run a step, and end it when the process that asked for it is no more."""
-    files, facts = receive(connection)
-    worker = os.fork()
-    if worker == 0:
-        connection.close()
-        become(files, facts)
+def run(path: str, code: dict[str, tuple[Stamp, types.CodeType]]) -> None:
+    """Run a script; what is compiled is not compiled again, unless its file is another now."""
+    if path not in code or code[path][0] != stamp(path):
+        sys.modules["iaunet.machine"].code.cache_clear()
+        runpy.run_path(path, run_name="__main__")
         return
-    for file in files:
-        os.close(file)
-    ended = os.pidfd_open(worker)
-    ready, _, _ = select.select([ended, connection], [], [])
-    if connection in ready:
-        os.kill(worker, signal.SIGTERM)
-    status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    if connection not in ready:
-        connection.sendall(str(status).encode())
-    os._exit(0)
+    module = types.ModuleType("__main__")
+    module.__file__ = path
+    sys.modules["__main__"] = module
+    exec(code[path][1], vars(module))
 
 
-def serve(address: str) -> None:
-    """Fork for everyone who connects."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen(128)
-        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                keep(connection)
-                return
-            connection.close()
-            forget_ended(os.WNOHANG)
-    shutil.rmtree(Path(address).parent)
-    forget_ended(0)
-
-
-def forget_ended(how: int) -> None:
-    """Take note of processes that have ended; with 0, wait until all have."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, how)[0]:
-            pass
+def end(status: int) -> None:
+    """End as Python does, but take nothing apart: that takes longer than many a step."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
     import_all()
+    code = compiled()
     gc.freeze()  # a collection would write to, and so copy, what was imported
-    serve(sys.argv[1])
+    serve(sys.argv[1], code)
