@@ -21,8 +21,12 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
+import traceback
 import types
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 STEPS = ("tile", "infer", "cluster", "stitch", "measure", "report")
@@ -33,6 +37,38 @@ ONE_THREAD = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 PR_SET_PDEATHSIG = 1
+MADV_COLLAPSE = 25
+HUGE_PAGE = 2 << 20
+LARGEST_PX = 512
+"""Of the image of a rehearsal, along an axis."""
+REHEARSAL = {
+    "tile": (
+        "--image image.tif --name x --core-px auto --halo exact --batches 1 --percentiles 1 99.8"
+        " --diameter-px native --output image.zarr --tiles tiles.json"
+    ),
+    "infer": (
+        "--store image.zarr --tiles tiles.json --batch 0 --device cpu --backend torch --threads 1"
+        " --output 0.zarr"
+    ),
+    "cluster": (
+        "--tiles tiles.json --outputs 0.zarr --batch 0 --output labels.zarr --table table"
+        " --sightings sightings --contacts contacts"
+    ),
+    "stitch": (
+        "--store image.zarr --tiles tiles.json --labels labels.zarr --tables table"
+        " --sightings sightings --contacts contacts --output x.ome.zarr --identities identities"
+        " --seams seams.csv"
+    ),
+    "measure": (
+        "--store x.ome.zarr --tiles tiles.json --identities identities --seams seams.csv"
+        " --output-csv o.csv --output-parquet o --metrics metrics.json --provenance provenance.json"
+    ),
+    "report": (
+        "--store x.ome.zarr --tiles tiles.json --objects o --metrics metrics.json"
+        " --provenance provenance.json --seams seams.csv --output report.html"
+    ),
+}
+"""Options of all steps, for an image in the working directory."""
 Stamp = tuple[int, ...]
 """Of a file: device, number, size and time; an edited file has another one."""
 
@@ -84,6 +120,52 @@ def import_all() -> None:
     machine.code()
 
 
+def rehearse(model: str, shape: Sequence[int]) -> None:
+    """Do all steps on a drawn image, so that they find what a first call makes.
+
+    On the processor, and without a thread that stays.
+    """
+    import numpy as np
+    import tifffile
+    from zarr.core import sync
+
+    from iaunet import synthetic
+
+    model = str(Path(model).resolve())
+    drawn = [min(n, LARGEST_PX) for n in shape]
+    image, _ = synthetic.draw_nuclei(drawn, np.random.default_rng(0), diameter_px=20)
+    with tempfile.TemporaryDirectory(prefix="iaunet-") as folder, contextlib.chdir(folder):
+        tifffile.imwrite("image.tif", image)
+        try:
+            for name, words in REHEARSAL.items():
+                more = ["--model", model] if name in ("tile", "infer", "cluster") else []
+                sys.modules[name].main([*words.split(), *more, "--record", f"{name}.record"])
+        finally:
+            sync.cleanup_resources()
+
+
+def settle() -> None:
+    """Make a fork cheap: it copies the table of pages at once, and every page that is written to.
+
+    What was imported is neither collected nor taken apart at the end of a step. Memory lies in huge
+    pages, as far as the system has them.
+    """
+    for one in weakref.finalize._registry:
+        one.atexit = False
+    gc.collect()
+    gc.freeze()
+    libc = ctypes.CDLL(None)
+    with contextlib.suppress(AttributeError):  # another C library
+        libc.malloc_trim(0)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, access, _, _, inode, *name = line.split()
+        first, end = (int(number, 16) for number in place.split("-"))
+        first, end = -(-first // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE
+        if access == "rw-p" and inode == "0" and name in ([], ["[heap]"]) and first < end:
+            # Where it fails, pages stay small.
+            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_COLLAPSE)
+
+
 def stamp(path: str) -> Stamp:
     """Return what tells a file from what it was."""
     found = Path(path).stat()
@@ -96,33 +178,28 @@ def compiled() -> dict[str, tuple[Stamp, types.CodeType]]:
     return {path: (stamp(path), compile(Path(path).read_bytes(), path, "exec")) for path in paths}
 
 
-def serve(address: str, code: dict[str, tuple[Stamp, types.CodeType]]) -> None:
+def serve(listener: socket.socket, code: dict[str, tuple[Stamp, types.CodeType]]) -> None:
     """Fork for everyone who connects, tell how the step ended, and end it when nobody waits."""
     server, asked, steps = os.getpid(), True, []
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen(128)
-        while asked or steps:
-            ready = events([listener, sys.stdin] if asked else [], steps)
-            if sys.stdin.fileno() in ready:
-                asked = False
-            elif listener.fileno() in ready:
-                connection, _ = listener.accept()
-                pid = os.fork()
-                if pid == 0:
-                    for step in steps:
-                        step.forget()
-                    listener.close()
-                    work(connection, server, code)
-                    return
-                steps.append(Step(pid, connection))
-            for step in list(steps):
-                if step.ended in ready:
-                    step.tell()
-                    steps.remove(step)
-                elif step.connection is not None and step.connection.fileno() in ready:
-                    step.stop()
-    shutil.rmtree(Path(address).parent)
+    while asked or steps:
+        ready = events([listener, sys.stdin] if asked else [], steps)
+        if sys.stdin.fileno() in ready:
+            asked = False
+        elif listener.fileno() in ready:
+            connection, _ = listener.accept()
+            pid = os.fork()
+            if pid == 0:
+                for step in steps:
+                    step.forget()
+                listener.close()
+                work(connection, server, code)
+            steps.append(Step(pid, connection))
+        for step in list(steps):
+            if step.ended in ready:
+                step.tell()
+                steps.remove(step)
+            elif step.connection is not None and step.connection.fileno() in ready:
+                step.stop()
 
 
 def events(files: list, steps: list[Step]) -> set[int]:
@@ -206,8 +283,26 @@ def end(status: int) -> None:
     os._exit(status)
 
 
+def main() -> None:
+    address, *model_and_shape = sys.argv[1:]
+    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    with socket.socket(socket.AF_UNIX) as listener:
+        # Who asks from now on waits; if this process ends, it starts by itself.
+        listener.bind(address)
+        listener.listen(128)
+        import_all()
+        if model_and_shape:
+            model, *shape = model_and_shape
+            try:
+                rehearse(model, [int(n) for n in shape])
+            except (Exception, SystemExit):  # steps do without, and tell what is wrong
+                traceback.print_exc()
+        if len(list(Path("/proc/self/task").iterdir())) > 1:
+            sys.exit("a thread is left, and would be missing in every fork")
+        settle()
+        serve(listener, compiled())
+    shutil.rmtree(Path(address).parent)
+
+
 if __name__ == "__main__":
-    import_all()
-    code = compiled()
-    gc.freeze()  # a collection would write to, and so copy, what was imported
-    serve(sys.argv[1], code)
+    main()
