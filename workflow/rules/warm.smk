@@ -4,6 +4,7 @@ import math
 import shlex
 import subprocess
 import tempfile
+import time
 from collections import Counter
 
 from snakemake.shell import shell
@@ -58,6 +59,9 @@ def start_warm():
             stderr=log,
             start_new_session=True,
         )
+    # A job that finds nobody to ask starts by itself.
+    while start_warm.process.poll() is None and not Path(address).exists():
+        time.sleep(0.01)
     words = [sys.executable, "-I", "-S", os.path.abspath(step("start.py")), address]
     ask = (
         " ".join(shlex.quote(word) for word in words)
@@ -67,7 +71,12 @@ def start_warm():
     shell.prefix(f'set -euo pipefail; python() {{{{ exec {ask} "$@"; }}}}; ')
 
 
+def is_warm():
+    """Tell whether `start_warm` has started something."""
+    return hasattr(start_warm, "process")
+
+
 def stop_warm():
     """End what `start_warm` has started."""
-    if hasattr(start_warm, "process"):
+    if is_warm():
         start_warm.process.communicate()

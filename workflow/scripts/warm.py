@@ -127,9 +127,8 @@ def rehearse(model: str, shape: Sequence[int]) -> None:
     """
     import numpy as np
     import tifffile
-    from zarr.core import sync
 
-    from iaunet import synthetic
+    from iaunet import chunks, synthetic
 
     model = str(Path(model).resolve())
     drawn = [min(n, LARGEST_PX) for n in shape]
@@ -141,7 +140,7 @@ def rehearse(model: str, shape: Sequence[int]) -> None:
                 more = ["--model", model] if name in ("tile", "infer", "cluster") else []
                 sys.modules[name].main([*words.split(), *more, "--record", f"{name}.record"])
         finally:
-            sync.cleanup_resources()
+            chunks.end_threads()
 
 
 def settle() -> None:
@@ -265,7 +264,9 @@ def become(files: list[int], facts: list[str]) -> str:
 def run(path: str, code: dict[str, tuple[Stamp, types.CodeType]]) -> None:
     """Run a script; what is compiled is not compiled again, unless its file is another now."""
     if path not in code or code[path][0] != stamp(path):
-        sys.modules["iaunet.machine"].code.cache_clear()
+        from iaunet import machine
+
+        machine.code.cache_clear()
         runpy.run_path(path, run_name="__main__")
         return
     module = types.ModuleType("__main__")
