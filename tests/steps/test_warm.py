@@ -10,18 +10,33 @@ from pathlib import Path
 import psutil
 import pytest
 
+import warm as server
+
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 SLEEP = "import sys, time; print('here', flush=True); time.sleep(60)"
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory):
-    """Yield the address of a warm process, and the process."""
+MODEL = SCRIPTS.parents[1] / "resources/models/nuclei-2d.safetensors"
+
+
+@pytest.fixture(scope="module", params=["rehearsed", "not rehearsed"])
+def warm(request, tmp_path_factory):
+    """Yield the address of a warm process, and the process, when it serves."""
     folder = tmp_path_factory.mktemp("warm") / "own"
     folder.mkdir()
-    command = [sys.executable, SCRIPTS / "warm.py", folder / "socket"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-W", "ignore", SCRIPTS / "warm.py", folder / "socket"]
+    if request.param == "rehearsed":
+        command += [MODEL, "80", "96"]
+    with (folder.parent / "log").open("w") as log:
+        process = subprocess.Popen(
+            [str(word) for word in command], stdin=-1, stdout=log, stderr=log
+        )
+    with process:
         wait_for((folder / "socket").exists, seconds=120)
+        nothing = folder.parent / "nothing.py"
+        nothing.touch()
+        with start(folder / "socket", nothing) as first:
+            assert first.wait(240) == 0
         yield folder / "socket", process
         process.stdin.close()
         assert process.wait(30) == 0
@@ -54,6 +69,74 @@ def script(tmp_path, text):
 
 def test_the_process_has_no_threads_that_a_fork_would_lose(warm):
     assert psutil.Process(warm[1].pid).num_threads() == 1
+
+
+def test_a_rehearsal_does_all_steps_without_an_error(warm):
+    said = (warm[0].parents[1] / "log").read_text()
+    assert "Traceback" not in said
+    assert "error" not in said
+
+
+def test_who_asks_before_it_is_ready_waits_for_it(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, SCRIPTS / "warm.py", folder / "socket"], stdin=subprocess.PIPE
+    ) as process:
+        wait_for((folder / "socket").exists)
+        with start(folder / "socket", script(tmp_path, "import os; print(os.getppid())")) as asks:
+            assert asks.communicate(timeout=120) == (f"{process.pid}\n", "")
+        process.stdin.close()
+
+
+def test_who_waits_for_one_that_ends_starts_by_itself(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, SCRIPTS / "warm.py", folder / "socket"], stdin=subprocess.PIPE
+    ) as process:
+        wait_for((folder / "socket").exists)
+        with start(folder / "socket", script(tmp_path, "print('done')")) as asks:
+            time.sleep(0.3)
+            process.kill()
+            assert asks.communicate(timeout=60) == ("done\n", "")
+
+
+def test_a_step_that_was_edited_since_is_run_as_it_is_now(tmp_path):
+    path = str(script(tmp_path, "raise SystemExit(1)"))
+    code = {path: (server.stamp(path), compile("raise SystemExit(2)", path, "exec"))}
+    main = sys.modules["__main__"]
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            server.run(path, code)
+        (tmp_path / "script.py").write_text("raise SystemExit(3)  # longer")
+        with pytest.raises(SystemExit, match="3"):
+            server.run(path, code)
+    finally:
+        sys.modules["__main__"] = main
+
+
+def test_a_step_ends_as_python_does(warm, tmp_path):
+    text = (
+        "import atexit, sys, tempfile, threading, time\n"
+        "atexit.register(print, 'at exit', end='')\n"
+        "folder = tempfile.TemporaryDirectory(dir='.')\n"
+        "threading.Thread(target=lambda: time.sleep(0.2) or print('thread')).start()\n"
+        "sys.stderr.write('log')\n"
+    )
+    path = script(tmp_path, text)
+    with start(warm[0], path, cwd=tmp_path) as process:
+        assert process.communicate(timeout=60) == ("thread\nat exit", "log")
+        assert process.returncode == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_ours_shows_its_traceback(warm, tmp_path):
+    with start(warm[0], script(tmp_path, "1 / 0")) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert "Traceback" in err
+    assert "ZeroDivisionError" in err
 
 
 def test_a_step_does_what_it_does_without(warm, tmp_path):

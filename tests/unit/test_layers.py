@@ -145,7 +145,7 @@ ALSO = {
 OWNERS = {
     "torch": {*LAYERS["torch"], "ablation_score", "export", "infer", "preview", "sticks", "train"},
     "safetensors": {"checkpoint", "training"},
-    "tifffile": {"tiff", "ablation_images", "demo"},
+    "tifffile": {"tiff", "ablation_images", "demo", "warm"},
     "zarr": {"chunks", "ngff", "omezarr", "outputs", "unpacking"},
     "anndata": {"h5ad"},
     "roifile": {"rois"},

@@ -7,6 +7,7 @@ our shards this took more CPU time than the codecs did.
 from collections.abc import Iterable
 
 from zarr.abc.store import ByteGetter, ByteSetter
+from zarr.core import sync
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.codec_pipeline import BatchedCodecPipeline
@@ -78,3 +79,8 @@ SETTINGS = {"codec_pipeline.path": f"{__name__}.{OneByOne.__name__}", "threading
 """Of Zarr, to use it; whoever opens arrays sets them."""
 ZARRS_OWN = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
 """That without it, to compare with."""
+
+
+def end_threads() -> None:
+    """End the threads in which Zarr reads and writes; the next array that is used starts others."""
+    sync.cleanup_resources()

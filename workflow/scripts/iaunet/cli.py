@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import gc
 import glob
 import json
@@ -218,6 +219,7 @@ def peak_memory_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
     """Return the versions of the installed packages that decide the numbers."""
     found = {}

@@ -6,6 +6,7 @@ bytes: Bokeh's own ways to embed would name elements at random.
 """
 
 import base64
+import functools
 import gzip
 import json
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,7 @@ HUGE = 1e300
 LIBRARY = Path(bokeh.__file__).parent / "server/static/js/bokeh.min.js"
 
 
+@functools.cache
 def library() -> str:
     """Return BokehJS, compressed."""
     return packed(LIBRARY.read_bytes())
@@ -74,8 +76,9 @@ def packed(content: bytes | Mapping | Sequence) -> str:
 def document(places: Mapping[str, Model]) -> dict[str, object]:
     """Return figures as what ``Bokeh.embed.embed_items`` takes, by the id of their element."""
     holder = Document(title="figures")
-    for model in places.values():
-        holder.add_root(model)
+    with holder.models.freeze():  # else it looks for all models again after every figure
+        for model in places.values():
+            holder.add_root(model)
     names: dict[str, str] = {}
     described = _renamed(holder.to_json(deferred=False), names)
     roots = {names[model.id]: place for place, model in places.items()}

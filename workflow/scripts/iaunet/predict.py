@@ -42,9 +42,10 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"device '{wanted}' is not there: {count} CUDA devices found")
+    if device.type == "cuda":  # a process that asks CUDA anything cannot be forked
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ValueError(f"device '{wanted}' is not there: {count} CUDA devices found")
     return device
 
 

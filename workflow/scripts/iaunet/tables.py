@@ -250,11 +250,13 @@ def write_parquet(frame: pd.DataFrame | Mapping[str, np.ndarray], path: Path) ->
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return a Parquet file, or only some of its columns."""
     try:
-        table = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        table = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
         absent = [name for name in columns or () if name not in table.schema_arrow.names]
         if absent:
             raise InputError(f"{path}: no column '{absent[0]}'; was it written by another version?")
-        return table.read(columns=None if columns is None else list(columns)).to_pandas()
+        # Without threads: the jobs that read tables have one core.
+        found = table.read(columns=None if columns is None else list(columns), use_threads=False)
+        return found.to_pandas(use_threads=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; needs a table in Parquet format") from None
     except (pa.ArrowInvalid, OSError) as error:
