@@ -149,7 +149,7 @@ def settle() -> None:
     What was imported is neither collected nor taken apart at the end of a step. Memory lies in huge
     pages, as far as the system has them.
     """
-    for one in weakref.finalize._registry:
+    for one in getattr(weakref.finalize, "_registry", ()):  # no promise of Python's
         one.atexit = False
     gc.collect()
     gc.freeze()
@@ -287,6 +287,7 @@ def end(status: int) -> None:
 def main() -> None:
     address, *model_and_shape = sys.argv[1:]
     sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    folder = Path(address).parent
     with socket.socket(socket.AF_UNIX) as listener:
         # Who asks from now on waits; if this process ends, it starts by itself.
         listener.bind(address)
@@ -299,10 +300,11 @@ def main() -> None:
             except (Exception, SystemExit):  # steps do without, and tell what is wrong
                 traceback.print_exc()
         if len(list(Path("/proc/self/task").iterdir())) > 1:
+            shutil.rmtree(folder)
             sys.exit("a thread is left, and would be missing in every fork")
         settle()
         serve(listener, compiled())
-    shutil.rmtree(Path(address).parent)
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
