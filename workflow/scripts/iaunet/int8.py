@@ -12,6 +12,7 @@ quantization through weight equalization and bias correction", section 4.1).
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,54 +24,60 @@ LARGEST_WEIGHT = 127
 ROOM = 1.25
 """For larger values than those of the images that a model was calibrated with."""
 LEAST_STEP = 1e-8
-"""Of a channel that was 0 all over."""
+"""Of a channel that was 0 all over, and least weight."""
 QUICK = ("avx512_vnni", "avx_vnni", "amx_int8")
 """What a processor has that multiplies bytes without overflow, any of them."""
+OPERATIONS = ("qconv_prepack", "qconv2d_pointwise", "qconv3d_pointwise")
+OPERATIONS += ("qlinear_prepack", "qlinear_pointwise")
+"""Of PyTorch for x86; they are no promise of it, and where one is missing there is no int8."""
 
 
 def is_quick(device: torch.device) -> bool:
     """Return whether a device multiplies whole numbers of 8 bits faster than floating point."""
     known = torch.cpu.get_capabilities()
-    has_ops = hasattr(torch.ops.onednn, "qconv_prepack")  # PyTorch of x86
-    return device.type == "cpu" and has_ops and any(known.get(name) for name in QUICK)
+    is_there = all(hasattr(torch.ops.onednn, name) for name in OPERATIONS)
+    return device.type == "cpu" and is_there and any(known.get(name) for name in QUICK)
 
 
-class _Rounded(nn.Module):
-    """Weights and biases of a convolution, in steps of what it is given and of what it gives.
+class _Rounded(NamedTuple):
+    """A convolution: int8 weights, what they are multiples of per output, zeros, biases."""
 
-    Parameters
-    ----------
-    weight : (out, in, ...)
-    bias : (out,)
-    taken, given : steps of the channels, (in,) and (out,); 1 where they are no bytes.
+    weight: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def _rounded(
+    weight: torch.Tensor, bias: torch.Tensor | None, taken: torch.Tensor, given: torch.Tensor
+) -> _Rounded:
+    """Round weights (out, in, ...) and biases (out,).
+
+    `taken` (in,) and `given` (out,) are the steps of the channels, 1 where they are no bytes.
     """
-
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, taken: torch.Tensor,
-        given: torch.Tensor,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        ones = [1] * (weight.ndim - 2)
-        weight = weight.detach() * taken.view(1, -1, *ones)
-        scale = weight.flatten(1).abs().amax(1).clamp(min=LEAST_STEP) / LARGEST_WEIGHT
-        self.whole = (weight / scale.view(-1, 1, *ones)).round().to(torch.int8)
-        self.scale = scale / given
-        self.bias = None if bias is None else bias.detach() / given
-        self.zero = torch.zeros(len(scale), dtype=torch.int32)
+    ones = [1] * (weight.ndim - 2)
+    weight = weight.detach() * taken.view(1, -1, *ones)
+    scale = weight.flatten(1).abs().amax(1).clamp(min=LEAST_STEP) / LARGEST_WEIGHT
+    return _Rounded(
+        weight=(weight / scale.view(-1, 1, *ones)).round().to(torch.int8),
+        scale=scale / given,
+        zero=torch.zeros(len(scale), dtype=torch.int32),
+        bias=None if bias is None else bias.detach() / given,
+    )
 
 
 class Conv(nn.Module):
-    """A convolution of bytes, and ReLU where it gives bytes; see `_Rounded`."""
+    """A convolution of bytes, and ReLU where it gives bytes; see `_rounded`."""
 
     def __init__(
         self, conv: nn.Module, taken: torch.Tensor, given: torch.Tensor, kind: torch.dtype
     ) -> None:
         super().__init__()
         self.kernel_size, self.kind = conv.kernel_size, kind
-        own = _Rounded(conv.weight, conv.bias, taken, given)
+        own = _rounded(conv.weight, conv.bias, taken, given)
         ones = [1] * len(conv.padding)
         self.sizes = (ones, list(conv.padding), ones, 1)  # stride, padding, dilation, groups
-        packed = torch.ops.onednn.qconv_prepack(own.whole, own.scale, 1.0, 0, *self.sizes, None)
+        packed = torch.ops.onednn.qconv_prepack(own.weight, own.scale, 1.0, 0, *self.sizes, None)
         self.weights = (packed, own.scale, own.zero, own.bias)
         name = f"qconv{len(ones)}d_pointwise"
         self.op = getattr(torch.ops.onednn, name).default
@@ -89,8 +96,8 @@ class Shortcut(nn.Module):
         super().__init__()
         self.kind = kind
         weight = torch.eye(len(taken)) if conv is None else conv.weight.flatten(1)
-        own = _Rounded(weight, None, taken, given)
-        packed = torch.ops.onednn.qlinear_prepack(own.whole, None)
+        own = _rounded(weight, None, taken, given)
+        packed = torch.ops.onednn.qlinear_prepack(own.weight, None)
         self.weights = (packed, own.scale, own.zero)
 
     def forward(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
