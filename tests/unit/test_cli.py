@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from iaunet import cli
+from runs import REPOSITORY
 
 
 def names(folder):
@@ -95,3 +96,20 @@ def test_what_the_machine_lacks_is_one_line(capsys, raised, says):
         cli.run(main)
     assert stop.value.code == 1
     assert capsys.readouterr().err.startswith(says)
+
+
+def test_a_step_ends_with_all_that_was_asked_for_at_its_end():
+    script = """
+import atexit, sys, threading, time
+from iaunet import cli
+def main():
+    atexit.register(print, "at exit")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    print("said", end=" ")
+cli.run(main)
+"""
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(
+        words, cwd=REPOSITORY / "workflow/scripts", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["said", "thread", "at", "exit"]

@@ -9,7 +9,6 @@ Example
     python workflow/scripts/warm.py FOLDER/SOCKET        # `start.py` asks at the socket
 """
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -22,7 +21,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import traceback
 import types
 import weakref
@@ -222,14 +220,11 @@ def work(
         os._exit(1)
     files, facts = receive(connection)
     connection.close()
-    path = become(files, facts)
-    try:
-        run(path, code)
-    except SystemExit as error:
-        if not isinstance(error.code, int | None):
-            raise
-        end(error.code or 0)
-    end(0)
+    run(become(files, facts), code)
+    # A step ends by itself; this is for other scripts.
+    from iaunet import cli
+
+    cli.end()
 
 
 def receive(connection: socket.socket) -> tuple[list[int], list[str]]:
@@ -273,15 +268,6 @@ def run(path: str, code: dict[str, tuple[Stamp, types.CodeType]]) -> None:
     module.__file__ = path
     sys.modules["__main__"] = module
     exec(code[path][1], vars(module))
-
-
-def end(status: int) -> None:
-    """End as Python does, but take nothing apart: that takes longer than many a step."""
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def main() -> None:
