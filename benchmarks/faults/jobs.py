@@ -1,5 +1,6 @@
 """The jobs of a small run, as the workflow would start them, each in a forked process."""
 
+import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -113,6 +114,7 @@ def start(job: Job, folder: Path, log: Path, plain: bool = False) -> int:
     pid = os.fork()
     if pid:
         return pid
+    atexit._clear()  # what is to be done at the end of the process that forks
     status = 3
     try:
         with log.open("w") as stderr:

@@ -197,7 +197,7 @@ def finished(
     meta["int8"] = calibration.calibrated(
         net,
         (image.image for image in spread(train, calibration.VOXELS)),
-        [(image.image, image.scored()) for image in validation],
+        [(image.image, image.scored()) for image in spread(validation, calibration.VOXELS)],
         lambda cases: tuning.accuracy(cases, settings, net.id_stride, joiner)["ap_mean"],
         meta["block"],
     )
