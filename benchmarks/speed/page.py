@@ -167,8 +167,8 @@ def goals(tables: Path) -> list[dict[str, str]]:
             f"whole, {small['images']} images of 256 x 256 px",
             "the same steps in one process, nothing started or imported",
             "at most 1.3 times",
-            f"{small['cpu_seconds_per_image'] / small['cpu_seconds_pure_per_image']:.1f} times",
-            met=small["cpu_seconds_per_image"] <= 1.3 * small["cpu_seconds_pure_per_image"],
+            f"{small_ratio(tables):.1f} times",
+            met=small_ratio(tables) <= 1.3,
         ),
     ]
     for who, row in mine.iterrows():
@@ -185,6 +185,12 @@ def goals(tables: Path) -> list[dict[str, str]]:
             )
         )
     return rows
+
+
+def small_ratio(tables: Path) -> float:
+    """Return what small images cost beside the bare work."""
+    small = json.loads((tables / "load.json").read_text())["run"]
+    return small["cpu_seconds_per_image"] / small["cpu_seconds_pure_per_image"]
 
 
 def terabyte(tables: Path) -> str:
@@ -221,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = read(args.tables / "network.csv").set_index("precision")["infer_mvox_s"]
     parts = {
         "infer_rates": " and ".join(map(str, network["int8"])),
+        "small": f"{small_ratio(args.tables):.1f}",
         "mosaic_torch": f"{large['ours, torch']:.0f}",
         "goals": table(pd.DataFrame(goals(args.tables))),
         "terabyte": terabyte(args.tables),
