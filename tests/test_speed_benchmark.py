@@ -2,11 +2,18 @@
 
 import importlib
 import importlib.util
+import json
+import subprocess
+import sys
 import threading
 import time
 
+import numpy as np
 import pytest
+import tifffile
 
+import warm
+from nets import save_model
 from pages import REPOSITORY
 
 SPEC = importlib.util.spec_from_file_location("spent", REPOSITORY / "benchmarks/speed/spent.py")
@@ -72,3 +79,15 @@ def test_what_a_helper_does_counts_for_the_part_that_waits():
     helper.join()
     assert found.seconds["inner"] == pytest.approx(0.1, abs=0.02)
     assert found.seconds["outer"] == pytest.approx(0.02, abs=0.01)
+
+
+def test_a_profile_is_written_when_the_step_has_done_its_work(tmp_path):
+    tifffile.imwrite(tmp_path / "image.tif", np.zeros((64, 64), np.uint8))
+    save_model(tmp_path / "m.safetensors", 2)
+    words = [*warm.REHEARSAL["tile"].split(), "--model", "m.safetensors", "--record", "r.json"]
+    command = [sys.executable, spent.__file__, "spent.json", "tile", *words]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "tiles.json").exists()
+    facts = json.loads((tmp_path / "spent.json").read_text())
+    assert set(spent.PARTS["tile"]) <= set(facts["parts"])
+    assert facts["until_end"] >= sum(facts["parts"].values()) > 0

@@ -209,10 +209,14 @@ def main() -> None:
     replace("importlib._bootstrap:_find_and_load", functools.partial(spent.within, IMPORT))
     wrapping = time.process_time() - spent.seconds[IMPORT]
     sys.argv = [step, *words]
-    cli.run(module.main)
-    parts = {part: spent.seconds[part] for part in (IMPORT, *PARTS[step])}
-    facts = {"parts": parts, "wrapping": wrapping, "until_end": time.process_time()}
-    Path(found).write_text(json.dumps(facts), encoding="utf-8")
+
+    def told() -> None:
+        module.main()
+        parts = {part: spent.seconds[part] for part in (IMPORT, *PARTS[step])}
+        facts = {"parts": parts, "wrapping": wrapping, "until_end": time.process_time()}
+        Path(found).write_text(json.dumps(facts), encoding="utf-8")
+
+    cli.run(told)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A step that is forked from a warm process is the step: same bytes, same status, same end."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -67,6 +68,18 @@ def script(tmp_path, text):
     return path
 
 
+@contextlib.contextmanager
+def not_ready(folder):
+    """Start a warm process; yield its address as soon as it listens, and the process."""
+    folder.mkdir()
+    address = folder / "socket"
+    with subprocess.Popen(
+        [sys.executable, SCRIPTS / "warm.py", address], stdin=subprocess.PIPE
+    ) as process:
+        wait_for(address.exists)
+        yield address, process
+
+
 def test_the_process_has_no_threads_that_a_fork_would_lose(warm):
     assert psutil.Process(warm[1].pid).num_threads() == 1
 
@@ -78,28 +91,20 @@ def test_a_rehearsal_does_all_steps_without_an_error(warm):
 
 
 def test_who_asks_before_it_is_ready_waits_for_it(tmp_path):
-    folder = tmp_path / "own"
-    folder.mkdir()
-    with subprocess.Popen(
-        [sys.executable, SCRIPTS / "warm.py", folder / "socket"], stdin=subprocess.PIPE
-    ) as process:
-        wait_for((folder / "socket").exists)
-        with start(folder / "socket", script(tmp_path, "import os; print(os.getppid())")) as asks:
+    with not_ready(tmp_path / "own") as (address, process):
+        with start(address, script(tmp_path, "import os; print(os.getppid())")) as asks:
             assert asks.communicate(timeout=120) == (f"{process.pid}\n", "")
         process.stdin.close()
 
 
 def test_who_waits_for_one_that_ends_starts_by_itself(tmp_path):
-    folder = tmp_path / "own"
-    folder.mkdir()
-    with subprocess.Popen(
-        [sys.executable, SCRIPTS / "warm.py", folder / "socket"], stdin=subprocess.PIPE
-    ) as process:
-        wait_for((folder / "socket").exists)
-        with start(folder / "socket", script(tmp_path, "print('done')")) as asks:
-            time.sleep(0.3)
-            process.kill()
-            assert asks.communicate(timeout=60) == ("done\n", "")
+    with (
+        not_ready(tmp_path / "own") as (address, process),
+        start(address, script(tmp_path, "print('done')")) as asks,
+    ):
+        time.sleep(0.3)
+        process.kill()
+        assert asks.communicate(timeout=60) == ("done\n", "")
 
 
 def test_a_step_that_was_edited_since_is_run_as_it_is_now(tmp_path):

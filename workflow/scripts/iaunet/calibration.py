@@ -62,8 +62,6 @@ def windows(
         for tile in grid.tiles(image.shape, block_px):
             if seen >= VOXELS:
                 return
-            block = image[tile.core].astype(np.float32)
+            block = image[tile.core]
             seen += block.size
-            padded = [(0, -n % step) for n, step in zip(block.shape, net.stride, strict=True)]
-            x = torch.from_numpy(np.pad(block, padded))[None, None]
-            yield predict.laid_out(x)
+            yield predict.laid_out(predict.padded(block, net.stride))

@@ -114,12 +114,16 @@ def whole(net: IAUNet, image: np.ndarray) -> dict[str, np.ndarray]:
 
     `image` is scaled float32; outputs are cut to its shape (id to the cells that cover it).
     """
-    padded = [(0, -n % s) for n, s in zip(image.shape, net.stride, strict=True)]
-    x = torch.from_numpy(np.pad(image, padded).astype(np.float32))[None, None]
-    x = laid_out(x.to(device_of(net)))
+    x = laid_out(padded(image, net.stride).to(device_of(net)))
     with torch.inference_mode():
         fixed = quantised(net(x))
     return of_box(fixed, tuple(slice(0, n) for n in image.shape), net.id_stride)
+
+
+def padded(image: np.ndarray, stride: Sequence[int]) -> torch.Tensor:
+    """Return an image as float32 (1, 1, ...), with zeros up to multiples of the stride."""
+    more = [(0, -n % step) for n, step in zip(image.shape, stride, strict=True)]
+    return torch.from_numpy(np.pad(image, more).astype(np.float32))[None, None]
 
 
 def device_of(net: torch.nn.Module) -> torch.device:
