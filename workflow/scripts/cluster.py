@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from iaunet import (
     clustering,
     grid,
     joining,
+    kernels,
     outputs,
     plan,
     quarantine,
@@ -42,6 +44,9 @@ from iaunet.quarantine import Failed
 from iaunet.settings import DEFAULTS
 
 log = logging.getLogger("cluster")
+
+WINDOW_VOXELS = 64 * 2**20
+"""Of the windows that a thread works on, margins included; one voxel takes some 12 bytes."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -88,20 +93,43 @@ def concatenate(
     return {name: np.concatenate([part[name] for part in (like, *rows)]) for name in like}
 
 
+class Found(NamedTuple):
+    """What the tables get of a tile, see `clustering.Labelled`; and how many voxels it lost."""
+
+    objects: clustering.Columns
+    sightings: clustering.Columns
+    contacts: clustering.Columns
+    outlines: np.ndarray
+    n_lost: int
+
+
 def in_turn(
-    compute: Callable[[grid.Tile], clustering.Labelled | Failed],
-    tiles: Iterable[grid.Tile],
+    label: Callable[[Sequence[grid.Tile]], list[Found]],
+    windows: Iterable[Sequence[grid.Tile]],
     threads: int,
-) -> Iterator[clustering.Labelled | Failed]:
-    """Yield what is computed of every tile, in their order; one more per thread is ahead."""
+) -> Iterator[tuple[grid.Tile, Found | Failed]]:
+    """Yield what is found of the tiles of every window, in turn; one more per thread is ahead.
+
+    Where a window fails, its tiles are labelled one by one.
+    """
+
+    def attempt(tiles: Sequence[grid.Tile]) -> list[Found | Failed]:
+        name = "tiles" if len(tiles) > 1 else "tile"
+        numbers = ", ".join(str(tile.index) for tile in tiles)
+        found = quarantine.attempt(lambda: label(tiles), f"{name} {numbers}")
+        if not isinstance(found, Failed):
+            return found
+        return [found] if len(tiles) == 1 else [attempt([tile])[0] for tile in tiles]
+
     with ThreadPoolExecutor(threads) as pool:
         coming: deque = deque()
-        for tile in tiles:
-            coming.append(pool.submit(compute, tile))
+        for tiles in windows:
+            coming.append((tiles, pool.submit(attempt, tiles)))
             if len(coming) > threads:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+                first, found = coming.popleft()
+                yield from zip(first, found.result(), strict=True)
+        for tiles, found in coming:
+            yield from zip(tiles, found.result(), strict=True)
 
 
 def voxels_lost(
@@ -136,14 +164,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info("batch %d: reaches %s", args.batch, far)
     empty = reader.failed()  # of all batches, where the outputs are
     failed = [one for one in empty if one["batch"] == args.batch]
-    n_lost = 0
 
-    objects: list[clustering.Columns] = []
-    sightings: list[clustering.Columns] = []
+    found_in: dict[int, Found] = {}
     no_objects, not_seen, no_contacts = clustering.empty_tables(settings, id_stride)
-    contacts = [no_contacts]
     outlines = np.zeros((len(shape), max(core)), dtype=np.int64)
-    clock = [time.process_time()]
+    kernels.load()
+    began = time.process_time()
     with ExitStack() as stack:
         output, table_path, sightings_path, contacts_path = (
             stack.enter_context(cli.write_whole(path))
@@ -154,37 +180,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_tiles = len(range(*tiles["batches"][args.batch]))
         for one in failed:
             writer.write_empty(grid.tile(shape, core, one["tile"]))
+        without = {one["tile"] for one in failed}
         wanted = [
             grid.tile(shape, core, index)
             for index in range(*tiles["batches"][args.batch])
-            if all(one["tile"] != index for one in failed)
+            if index not in without
         ]
+        margin = [sum(parts) + 1 for parts in zip(far.extent, far.seeds, far.maxima, strict=True)]
+        windows = grid.gathered(
+            wanted, shape, core, margin, most_voxels=WINDOW_VOXELS, threads=args.threads
+        )
 
-        def label(tile: grid.Tile) -> clustering.Labelled | Failed:
-            return quarantine.attempt(
-                lambda: clustering.label_window(
-                    reader.read, tile.core, shape, settings, bounds, id_stride
-                ),
-                f"tile {tile.index}",
+        def label(some: Sequence[grid.Tile]) -> list[Found]:
+            """Label and write the cores of some tiles, in one window."""
+            labelled = clustering.label_windows(
+                reader.read, [tile.core for tile in some], shape, settings, bounds, id_stride
             )
+            done = []
+            for tile, found in zip(some, labelled, strict=True):
+                arrays = {outputs.LABELS: found.labels}
+                if has_classes:
+                    arrays[outputs.CLASSES] = reader.read(outputs.CLASSES, tile.core)
+                writer.write(tile, arrays)
+                n_lost = voxels_lost(reader, tile, found.labels, empty, settings) if empty else 0
+                seen = {"tile": np.full(len(found.sightings["gid"]), tile.index), **found.sightings}
+                done.append(Found(found.table, seen, found.contacts, found.outlines, n_lost))
+            return done
 
-        for tile, found in zip(wanted, in_turn(label, wanted, args.threads), strict=True):
+        for tile, found in in_turn(label, windows, args.threads):
             if isinstance(found, Failed):
                 failed.append(quarantine.failure(tile, args.batch, "cluster", found.cause))
                 writer.write_empty(tile)
                 continue
-            arrays = {outputs.LABELS: found.labels}
-            if has_classes:
-                arrays[outputs.CLASSES] = reader.read(outputs.CLASSES, tile.core)
-            writer.write(tile, arrays)
-            if empty:
-                n_lost += voxels_lost(reader, tile, found.labels, empty, settings)
-            objects.append(found.table)
-            seen = np.full(len(found.sightings["gid"]), tile.index, dtype=np.int64)
-            sightings.append({"tile": seen, **found.sightings})
-            contacts.append(found.contacts)
+            found_in[tile.index] = found
             outlines[:, : found.outlines.shape[1]] += found.outlines
-            clock.append(time.process_time())
         quarantine.check_some_left(failed, n_tiles, grid.n_tiles(shape, core))
         writer.close(
             settings=settings.as_dict(),
@@ -194,17 +223,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             computed={
                 name: reader.facts(args.batch).get(name) for name in ("backend", "precision")
             },
-            reach=[sum(parts) + 1 for parts in zip(far.extent, far.seeds, far.maxima, strict=True)],
+            reach=margin,
             failed_tiles=failed,
-            voxels_lost=n_lost,
+            voxels_lost=sum(found.n_lost for found in found_in.values()),
         )
-        table = concatenate(objects, no_objects)
+        by_tile = [found_in[index] for index in sorted(found_in)]
+        table = concatenate([found.objects for found in by_tile], no_objects)
+        seen = concatenate(
+            [found.sightings for found in by_tile],
+            {"tile": np.zeros(0, dtype=np.int64), **not_seen},
+        )
         tables.write_parquet(table, table_path)
-        tables.write_parquet(
-            concatenate(sightings, {"tile": np.zeros(0, dtype=np.int64), **not_seen}),
-            sightings_path,
-        )
-        tables.write_parquet(joining.added(contacts), contacts_path)
+        tables.write_parquet(seen, sightings_path)
+        touching = joining.added([no_contacts, *(found.contacts for found in by_tile)])
+        tables.write_parquet(touching, contacts_path)
+        took = time.process_time() - began
     log.info("batch %d: %d objects in %d tiles", args.batch, len(table["gid"]), n_tiles)
     recorder.write(
         n_tiles=n_tiles,
@@ -212,8 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_objects=len(table["gid"]),
         clustering=settings.as_dict(),
         outlines=outlines.tolist(),
-        clustering_seconds=round(clock[-1] - clock[0], 3),
-        first_tile_seconds=round(clock[min(1, len(clock) - 1)] - clock[0], 3),
+        clustering_seconds=round(took, 3),
         output_bytes=checksums.n_bytes(args.output),
     )
 

@@ -108,12 +108,9 @@ def import_all() -> None:
     os.environ.update(ONE_THREAD)
     for name in STEPS:
         importlib.import_module(name)
-    import numpy as np
+    from iaunet import kernels, machine
 
-    from iaunet import fixedpoint, kernels, machine
-
-    # The first kernel loads what all need.
-    kernels.box_sum(np.zeros((1, 1, 1), fixedpoint.DTYPE["seed"]))
+    kernels.load()
     machine.cpu()
     machine.code()
 

@@ -13,7 +13,7 @@ named by its ``gid``: the C-order index, in the whole image, of its seed voxel.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Labelled(NamedTuple):
-    """The core of a tile, labelled; see `label_window`."""
+    """The core of a tile, labelled; see `label_windows`."""
 
     labels: np.ndarray
     table: Columns
@@ -112,20 +112,36 @@ def label_window(
     id_stride: Sequence[int] | None,
     faces: bool = True,
 ) -> Labelled:
-    """Label the core of a tile as it is labelled in the whole image.
+    """Label the core of a tile as it is labelled in the whole image; see `label_windows`."""
+    (found,) = label_windows(read, [core], image_shape, settings, bounds, id_stride, faces)
+    return found
+
+
+def label_windows(
+    read: Read,
+    cores: Sequence[grid.Box],
+    image_shape: Sequence[int],
+    settings: Settings,
+    bounds: Bounds,
+    id_stride: Sequence[int] | None,
+    faces: bool = True,
+) -> Iterator[Labelled]:
+    """Label cores as they are labelled in the whole image, in one window around all of them.
+
+    Each gets what it would get alone; what lies around the tiles is looked at once.
 
     Parameters
     ----------
     read : function of the name of an output and a box inside the image -> array.
         The box of ``id`` is in cells of `id_stride` px.
-    core : the box to label.
+    cores : boxes to label, one or more.
     bounds : of the whole image; how far is read follows from them, see `reach`.
     id_stride : px per cell of ``id``, per axis; None when there is no identity branch.
-    faces : also look at the voxels behind the far faces of the core, one more than the labels
+    faces : also look at the voxels behind the far faces of the cores, one more than the labels
         need; else contacts and outlines lack what is there.
 
-    Returns
-    -------
+    Yields
+    ------
     labels : uint64 array
         The core; 0 is background, other values are gid + 1.
     table : columns gid, seed_*, centre_*, area, confidence, sigma_*, id_*
@@ -140,49 +156,60 @@ def label_window(
         Where outlines lie in the core and at its far faces, see `kernels.outlines`.
     """
     far = reach(settings, bounds)
-    around = _around(core, image_shape) if faces else core
-    box = grid.grow(around, far.extent, image_shape)
+    hull = grid.hull(cores)
+    box = grid.grow(_around(hull, image_shape) if faces else hull, far.extent, image_shape)
     wide_box = grid.grow(box, far.seeds, image_shape)
-    labels = np.zeros(grid.box_shape(core), dtype=np.uint64)
-    nowhere = np.zeros((len(core), max(grid.box_shape(core))), dtype=np.int64)
-
     fg = np.ascontiguousarray(read("fg", wide_box))
-    if not (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
-        return Labelled(labels, *empty_tables(settings, id_stride), nowhere)
-    find = _shifted if settings.mode == "meanshift" else _fitted
-    found = find(read, fg, box, wide_box, image_shape, settings, bounds, id_stride)
+    found = None
+    if (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
+        find = _shifted if settings.mode == "meanshift" else _fitted
+        found = find(read, fg, box, wide_box, image_shape, settings, bounds, id_stride)
     if found is None:
-        return Labelled(labels, *empty_tables(settings, id_stride), nowhere)
+        for core in cores:
+            shape = grid.box_shape(core)
+            nowhere = np.zeros((len(core), max(shape)), dtype=np.int64)
+            nothing = empty_tables(settings, id_stride)
+            yield Labelled(np.zeros(shape, dtype=np.uint64), *nothing, nowhere)
+        return
     seeds, fit, off, owner = found
-
-    first, shape = three(grid.origin(core), 0), three(grid.box_shape(core), 1)
-    in_core = kernels.name_core(
-        labels.reshape(tuple(shape)), owner, first - fit.inner + fit.margin, seeds.gid
-    )
-    owned = (in_core > 0) & ((seeds.voxel >= first) & (seeds.voxel < first + shape)).all(axis=1)
-    whole = kernels.see_objects(owner, in_core > 0, fit.inner, fit.margin, three(image_shape, 1))
+    whole = kernels.see_objects(owner, len(seeds.gid), fit.inner, fit.margin, three(image_shape, 1))
+    alive = whole[0] > 0
+    owned = [alive & _inside(seeds.voxel, core) for core in cores]
     sums = kernels.sum_fit(
-        owner, owned, volume(off, 1), fit.origin, fit.inner, fit.margin, UNIT,
+        owner, np.any(owned, axis=0), volume(off, 1), fit.origin, fit.inner, fit.margin, UNIT,
         *fit.centres, *fit.identity, PHI, PHI_SHIFT,
     )  # fmt: skip
-    seen = in_core > 0
-    contacts = empty_tables(settings, id_stride)[2]
-    ahead = three([a.stop - c.stop for a, c in zip(around, core, strict=True)], 0)
-    inside = first - fit.inner + fit.margin, shape, ahead
-    if settings.join:
-        contacts = _contacts(read, fg, wide_box, around, owner, inside, seeds.gid)
-    return Labelled(
-        labels,
-        _instances(
-            seeds.take(owned), whole[0][owned], tuple(part[owned] for part in sums), settings,
-            fit.identity[2].shape[3],
-        ),
-        _sightings(
-            seeds.gid[seen], in_core[seen], tuple(part[seen] for part in whole), len(core)
-        ),
-        contacts,
-        kernels.outlines(owner, *inside)[3 - len(core) :],
-    )  # fmt: skip
+    for core, here in zip(cores, owned, strict=True):
+        labels = np.zeros(grid.box_shape(core), dtype=np.uint64)
+        first, shape = three(grid.origin(core), 0), three(labels.shape, 1)
+        first = first - fit.inner + fit.margin
+        in_core = kernels.name_core(labels.reshape(tuple(shape)), owner, first, seeds.gid)
+        around = _around(core, image_shape) if faces else core
+        ahead = three([a.stop - c.stop for a, c in zip(around, core, strict=True)], 0)
+        contacts = empty_tables(settings, id_stride)[2]
+        if settings.join:
+            inside = first, shape, ahead
+            contacts = _contacts(read, fg, wide_box, around, owner, inside, seeds.gid)
+        seen = in_core > 0
+        yield Labelled(
+            labels,
+            _instances(
+                seeds.take(here), whole[0][here], tuple(part[here] for part in sums), settings,
+                fit.identity[2].shape[3],
+            ),
+            _sightings(
+                seeds.gid[seen], in_core[seen], tuple(part[seen] for part in whole), len(core)
+            ),
+            contacts,
+            kernels.outlines(owner, first, shape, ahead)[3 - len(core) :],
+        )  # fmt: skip
+
+
+def _inside(voxel: np.ndarray, core: grid.Box) -> np.ndarray:
+    """Tell which voxels, three axes, lie in a core."""
+    first = three(grid.origin(core), 0)
+    last = first + three(grid.box_shape(core), 1)
+    return ((voxel >= first) & (voxel < last)).all(axis=1)
 
 
 def _around(core: grid.Box, image_shape: Sequence[int]) -> grid.Box:
@@ -202,7 +229,7 @@ def _contacts(
     inside: tuple[np.ndarray, ...],
     gid: np.ndarray,
 ) -> Columns:
-    """Return which objects touch at the voxels of the core; see `label_window`."""
+    """Return which objects touch at the voxels of the core; see `label_windows`."""
     first, shape, ahead = inside
     one, other, weakest = kernels.interfaces(
         owner,

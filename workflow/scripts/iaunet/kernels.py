@@ -37,6 +37,11 @@ def three(values: Sequence[int], missing: int) -> np.ndarray:
     return np.array([missing] * (3 - len(values)) + [int(value) for value in values])
 
 
+def load() -> None:
+    """Load what numba needs before the first compiled loop of a process."""
+    box_sum(np.zeros((1, 1, 1), dtype=np.uint16))
+
+
 @njit(cache=True, nogil=True)
 def _is_maximum(score, z, y, x, window):
     """Tell whether a voxel beats all others in the window; the earlier one wins a tie."""
@@ -371,9 +376,8 @@ def _hash(value):
 
 
 @njit(cache=True, nogil=True)
-def see_objects(owner, wanted, inner, margin, image_shape):
-    """Return area, box (inclusive) and checksum of the voxels of the wanted objects."""
-    n = len(wanted)
+def see_objects(owner, n, inner, margin, image_shape):
+    """Return area, box (inclusive) and checksum of the voxels of the `n` objects."""
     area = np.zeros(n, dtype=np.int64)
     first = np.full((n, 3), 1 << 62, dtype=np.int64)
     last = np.full((n, 3), -1, dtype=np.int64)
@@ -388,7 +392,7 @@ def see_objects(owner, wanted, inner, margin, image_shape):
                 i += 1
                 while i < end and abs(owner[k, j, i]) - 1 == label:
                     i += 1
-                if label < 0 or not wanted[label]:
+                if label < 0:
                     continue
                 shift = inner[2] - margin[2]
                 area[label] += i - begin

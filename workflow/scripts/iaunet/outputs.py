@@ -56,7 +56,7 @@ class Writer:
         self._inner_px = inner_px
         self._strides = {name: tuple(stride) for name, (_, _, stride) in arrays.items()}
         self._lock = threading.Lock()
-        self._written: list[int] = []
+        self._written: set[int] = set()
         ndim = len(shape)
         self._off = np.zeros((ndim, 256), dtype=np.int32)
         self._lsig = np.zeros((ndim, 256), dtype=np.int32)
@@ -107,7 +107,7 @@ class Writer:
                 )
             array[(..., *box)] = values
         with self._lock:
-            self._written.append(tile.index)
+            self._written.add(tile.index)
             if "off" in arrays:
                 _raise_maxima(self._off, arrays["fg"], arrays["off"])
                 _raise_maxima(self._lsig, arrays["fg"], arrays["lsig"])
