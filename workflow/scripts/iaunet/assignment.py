@@ -89,7 +89,7 @@ def owners(
     farthest = kernels.assign(
         owner, volume(fg), volume(off, 1), settings.fg_least, fit.origin, fit.inner,
         fit.margin, UNIT, most, fit.centres[0], radius, fit.centres[1],
-        *kernels.bins(fit.seeds.centre, radius.max(axis=0)), *fit.identity,
+        *fit.identity,
     )  # fmt: skip
     box = tuple(slice(start, start + n) for start, n in zip(fit.inner, fit.shape, strict=True))
     check(farthest[None], bounds.off, "offset (1/16 px)", box)

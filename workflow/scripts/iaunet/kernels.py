@@ -13,7 +13,9 @@ import numpy as np
 from numba import njit
 
 SMALLEST_CELL = 64
-FAR_AWAY = -(1 << 60)
+MOST = np.iinfo(np.int64).max
+CUBE_BITS = 7
+"""Binary logarithm of the side of the cubes of `assign`, 1/16 px."""
 
 
 def bins(points: np.ndarray, far: np.ndarray | int) -> tuple[np.ndarray, ...]:
@@ -151,24 +153,49 @@ def _identity_cost(identity, one, vectors, cell, seed_vector):
 
 
 @njit(cache=True, nogil=True)
-def _near(near, bz, by, bx, start, counts):
-    """Write the seeds in a bin and those around it into `near`; return how many there are."""
-    found = 0
-    if bx < -1 or bx > counts[2]:
-        return found
-    for cz in range(max(bz - 1, 0), min(bz + 2, counts[0])):
-        for cy in range(max(by - 1, 0), min(by + 2, counts[1])):
-            row = (cz * counts[1] + cy) * counts[2]
-            for place in range(start[row + max(bx - 1, 0)], start[row + min(bx + 2, counts[2])]):
-                near[found] = place
-                found += 1
-    return found
+def _cubes(centre, radius):
+    """Tell of every cube which seeds may accept what points into it.
+
+    Returns
+    -------
+    low, counts : first cube and number of cubes per axis
+    start, seeds : where each cube, in C order, begins in `seeds` (one more at the end); those of
+        a cube ascend
+    """
+    low = np.empty(3, dtype=np.int64)
+    counts = np.empty(3, dtype=np.int64)
+    for a in range(3):
+        low[a] = (centre[:, a] - radius[:, a]).min() >> CUBE_BITS
+        counts[a] = ((centre[:, a] + radius[:, a]).max() >> CUBE_BITS) - low[a] + 1
+    start = np.zeros(counts[0] * counts[1] * counts[2] + 1, dtype=np.int64)
+    seeds = np.empty(0, dtype=np.int32)
+    first = np.empty(3, dtype=np.int64)
+    last = np.empty(3, dtype=np.int64)
+    for fill in range(2):
+        for seed in range(len(centre) - 1, -1, -1):
+            for a in range(3):
+                first[a] = ((centre[seed, a] - radius[seed, a]) >> CUBE_BITS) - low[a]
+                last[a] = ((centre[seed, a] + radius[seed, a]) >> CUBE_BITS) - low[a]
+            for z in range(first[0], last[0] + 1):
+                for y in range(first[1], last[1] + 1):
+                    row = (z * counts[1] + y) * counts[2]
+                    for cube in range(row + first[2], row + last[2] + 1):
+                        if fill:
+                            start[cube] -= 1
+                            seeds[start[cube]] = seed
+                        else:
+                            start[cube] += 1
+        if not fill:
+            for cube in range(1, len(start)):
+                start[cube] += start[cube - 1]
+            seeds = np.empty(start[-1], dtype=np.int32)
+    return low, counts, start, seeds
 
 
 @njit(cache=True, nogil=True)
 def assign(
     owner, fg, off, fg_least, origin, inner, margin, unit, most_cost, centre, radius, weight,
-    order, start, low, cell, counts, identity, one, vectors, seed_vectors, stride, first_cell,
+    identity, one, vectors, seed_vectors, stride, first_cell,
 ):  # fmt: skip
     """Write into `owner` the seed of least cost for every foreground voxel.
 
@@ -176,68 +203,53 @@ def assign(
     Returns the largest offset along each axis that was met.
     """
     farthest = np.zeros(3, dtype=np.int64)
-    n = len(centre)
-    # Seeds in the order of their bins: the loop below then reads them one after another.
-    at = np.empty((n, 9), dtype=np.int64)
-    for place in range(n):
-        for a in range(3):
-            at[place, a] = centre[order[place], a]
-            at[place, 3 + a] = radius[order[place], a]
-            at[place, 6 + a] = weight[order[place], a]
+    low, counts, start, seeds = _cubes(centre, radius)
+    at = np.empty((len(centre), 6), dtype=np.int64)
+    at[:, :3] = centre
+    at[:, 3:] = weight
     flat = off.shape[0] == 2
     here = np.empty(3, dtype=np.int64)
-    near = np.empty(n, dtype=np.int64)
-    n_near = 0
-    edge = np.full(3, FAR_AWAY, dtype=np.int64)
-    for z in range(inner[0], inner[0] + owner.shape[0] - 2 * margin[0]):
-        for y in range(inner[1], inner[1] + owner.shape[1] - 2 * margin[1]):
-            for x in range(inner[2], inner[2] + owner.shape[2] - 2 * margin[2]):
-                k, j, i = z - origin[0], y - origin[1], x - origin[2]
-                if fg[k, j, i] < fg_least:
+    length = owner.shape[2] - 2 * margin[2]
+    gap = inner - origin
+    far_z, far_y, far_x = np.int64(0), np.int64(0), np.int64(0)
+    for k in range(owner.shape[0] - 2 * margin[0]):
+        for j in range(owner.shape[1] - 2 * margin[1]):
+            seen = fg[k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            off_z = off[0, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            off_y = off[off.shape[0] - 2, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            off_x = off[off.shape[0] - 1, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            line = owner[k + margin[0], j + margin[1], margin[2] : margin[2] + length]
+            z, y = k + inner[0], j + inner[1]
+            for i in range(length):
+                if seen[i] < fg_least:
                     continue
-                dz = np.int64(0) if flat else np.int64(off[0, k, j, i])
-                dy = np.int64(off[off.shape[0] - 2, k, j, i])
-                dx = np.int64(off[off.shape[0] - 1, k, j, i])
-                farthest[0] = max(farthest[0], abs(dz))
-                farthest[1] = max(farthest[1], abs(dy))
-                farthest[2] = max(farthest[2], abs(dx))
+                dz = np.int64(0) if flat else np.int64(off_z[i])
+                dy, dx = np.int64(off_y[i]), np.int64(off_x[i])
+                far_z, far_y, far_x = max(far_z, abs(dz)), max(far_y, abs(dy)), max(far_x, abs(dx))
+                x = i + inner[2]
                 ez, ey, ex = unit * z + dz, unit * y + dy, unit * x + dx
-                # Neighbours point to the same place, mostly, and divisions are slow.
-                if not (
-                    0 <= ez - edge[0] < cell[0]
-                    and 0 <= ey - edge[1] < cell[1]
-                    and 0 <= ex - edge[2] < cell[2]
-                ):
-                    bz = (ez - low[0]) // cell[0]
-                    by = (ey - low[1]) // cell[1]
-                    bx = (ex - low[2]) // cell[2]
-                    edge[0] = low[0] + bz * cell[0]
-                    edge[1] = low[1] + by * cell[1]
-                    edge[2] = low[2] + bx * cell[2]
-                    n_near = _near(near, bz, by, bx, start, counts)
-                best, best_cost = np.int64(-1), np.int64(0)
-                for k_near in range(n_near):
-                    place = near[k_near]
-                    fz = abs(ez - at[place, 0])
-                    fy = abs(ey - at[place, 1])
-                    fx = abs(ex - at[place, 2])
-                    if fz > at[place, 3] or fy > at[place, 4] or fx > at[place, 5]:
-                        continue
-                    cost = fz * fz * at[place, 6] + fy * fy * at[place, 7]
-                    cost += fx * fx * at[place, 8]
+                cz = (ez >> CUBE_BITS) - low[0]
+                cy = (ey >> CUBE_BITS) - low[1]
+                cx = (ex >> CUBE_BITS) - low[2]
+                if not (0 <= cz < counts[0] and 0 <= cy < counts[1] and 0 <= cx < counts[2]):
+                    continue
+                cube = (cz * counts[1] + cy) * counts[2] + cx
+                best, best_cost = np.int64(-1), MOST
+                for place in range(start[cube], start[cube + 1]):
+                    seed = seeds[place]
+                    fz, fy, fx = ez - at[seed, 0], ey - at[seed, 1], ex - at[seed, 2]
+                    cost = fz * fz * at[seed, 3] + fy * fy * at[seed, 4] + fx * fx * at[seed, 5]
                     if cost > most_cost:
                         continue
-                    seed = order[place]
                     if identity > 0:
                         here[0] = z // stride[0] - first_cell[0]
                         here[1] = y // stride[1] - first_cell[1]
                         here[2] = x // stride[2] - first_cell[2]
                         cost += _identity_cost(identity, one, vectors, here, seed_vectors[seed])
-                    if best < 0 or cost < best_cost or (cost == best_cost and seed < best):
-                        best, best_cost = seed, cost
-                owner[
-                    z - inner[0] + margin[0], y - inner[1] + margin[1], x - inner[2] + margin[2]
-                ] = best + 1
+                    if cost < best_cost:
+                        best, best_cost = np.int64(seed), cost
+                line[i] = best + 1
+    farthest[0], farthest[1], farthest[2] = far_z, far_y, far_x
     return farthest
 
 
@@ -293,7 +305,8 @@ def fill_holes(owner, n, margin):
 
 @njit(cache=True, nogil=True)
 def _boxes(owner, n):
-    """Return the box (inclusive) of each object and whether one of its lines has a gap."""
+    """Return the box (inclusive) of each object and whether it may have a hole."""
+    flat = owner.shape[0] == 1
     first = np.full((n, 3), 1 << 62, dtype=np.int64)
     last = np.full((n, 3), -1, dtype=np.int64)
     gaps = np.zeros(n, dtype=np.bool_)
@@ -313,7 +326,10 @@ def _boxes(owner, n):
                 last[k, 2] = max(last[k, 2], x)
                 here = z * owner.shape[1] + y
                 if line[k] == here and end[k] != x - 1:
-                    gaps[k] = True
+                    # The first voxel of a hole has the object before it along every axis.
+                    gap = end[k] + 1
+                    if owner[z, y - 1, gap] == k + 1 and (flat or owner[z - 1, y, gap] == k + 1):
+                        gaps[k] = True
                 line[k] = here
                 end[k] = x
     return first, last, gaps
@@ -358,11 +374,17 @@ def name_core(labels, owner, first, gid):
     voxels_in_core = np.zeros(len(gid), dtype=np.int64)
     for z in range(labels.shape[0]):
         for y in range(labels.shape[1]):
-            for x in range(labels.shape[2]):
-                label = abs(owner[z + first[0], y + first[1], x + first[2]])
+            row = owner[z + first[0], y + first[1], first[2] : first[2] + labels.shape[2]]
+            line = labels[z, y]
+            x = 0
+            while x < len(row):
+                label, begin = abs(row[x]), x
+                x += 1
+                while x < len(row) and abs(row[x]) == label:
+                    x += 1
                 if label > 0:
-                    labels[z, y, x] = np.uint64(gid[label - 1] + 1)
-                    voxels_in_core[label - 1] += 1
+                    line[begin:x] = np.uint64(gid[label - 1] + 1)
+                    voxels_in_core[label - 1] += x - begin
     return voxels_in_core
 
 
@@ -525,18 +547,25 @@ def outlines(owner, first, shape, edge_margin):
         whole core is at the face of the tile.
     """
     found = np.zeros((3, max(shape)), dtype=np.int64)
-    at = np.zeros(3, dtype=np.int64)
+    length = shape[2] - 1 + edge_margin[2]
+    along_x = found[2]
     for z in range(shape[0]):
-        at[0] = z
         for y in range(shape[1]):
-            at[1] = y
-            for x in range(shape[2]):
-                at[2] = x
-                a = abs(owner[z + first[0], y + first[1], x + first[2]])
-                for axis in range(3):
-                    if at[axis] + 1 >= shape[axis] + edge_margin[axis]:
-                        continue
-                    k, j, i = z + (axis == 0), y + (axis == 1), x + (axis == 2)
-                    if abs(owner[k + first[0], j + first[1], i + first[2]]) != a:
-                        found[axis, at[axis]] += 1
+            k, j = z + first[0], y + first[1]
+            row = owner[k, j, first[2] : first[2] + length + 1]
+            for x in range(length):
+                along_x[x] += abs(row[x]) != abs(row[x + 1])
+            if y + 1 < shape[1] + edge_margin[1]:
+                found[1, y] += _n_differ(row, owner[k, j + 1, first[2] :], shape[2])
+            if z + 1 < shape[0] + edge_margin[0]:
+                found[0, z] += _n_differ(row, owner[k + 1, j, first[2] :], shape[2])
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _n_differ(one, other, n):
+    """Return how many of the first `n` voxels of two rows are of different objects."""
+    found = np.int32(0)
+    for x in range(n):
+        found += np.int32(abs(one[x]) != abs(other[x]))
     return found
