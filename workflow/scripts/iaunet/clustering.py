@@ -29,7 +29,7 @@ from iaunet.settings import Settings
 
 PHI_ONE = 65535
 PHI_SHIFT = COST_BITS - 12
-PHI = np.rint(PHI_ONE * np.exp(-(np.arange(12 << 12) + 0.5) / 4096)).astype(np.int64)
+PHI = np.rint(PHI_ONE * np.exp(-(np.arange(12 << 12) + 0.5) / 4096)).astype(np.uint16)
 """exp(-cost) in 1/65535 for costs in steps of 1/4096; beyond the table it is 0."""
 
 N_CHANNELS = 16

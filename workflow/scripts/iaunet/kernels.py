@@ -283,9 +283,10 @@ def keep_component(owner, seeds, margin, least):
             head += 1
             for axis in range(n_steps):
                 for step in (-steps[axis], steps[axis]):
-                    if voxels[voxel + step] == label:
-                        voxels[voxel + step] = -label
-                        queue[tail] = voxel + step
+                    place = np.uint64(voxel + step)
+                    if voxels[place] == label:
+                        voxels[place] = -label
+                        queue[tail] = place
                         tail += 1
         if tail < least:
             for place in range(tail):
@@ -314,24 +315,30 @@ def _boxes(owner, n):
     end = np.zeros(n, dtype=np.int64)
     for z in range(owner.shape[0]):
         for y in range(owner.shape[1]):
-            for x in range(owner.shape[2]):
-                k = owner[z, y, x] - 1
-                if k < 0:
+            row = owner[z, y]
+            here = z * owner.shape[1] + y
+            x = 0
+            while x < len(row):
+                label, begin = row[x], x
+                x += 1
+                if label == 0:
                     continue
+                while x < len(row) and row[x] == label:
+                    x += 1
+                k = label - 1
                 first[k, 0] = min(first[k, 0], z)
                 first[k, 1] = min(first[k, 1], y)
-                first[k, 2] = min(first[k, 2], x)
+                first[k, 2] = min(first[k, 2], begin)
                 last[k, 0] = max(last[k, 0], z)
                 last[k, 1] = max(last[k, 1], y)
-                last[k, 2] = max(last[k, 2], x)
-                here = z * owner.shape[1] + y
-                if line[k] == here and end[k] != x - 1:
+                last[k, 2] = max(last[k, 2], x - 1)
+                if line[k] == here:
                     # The first voxel of a hole has the object before it along every axis.
                     gap = end[k] + 1
-                    if owner[z, y - 1, gap] == k + 1 and (flat or owner[z - 1, y, gap] == k + 1):
+                    if owner[z, y - 1, gap] == label and (flat or owner[z - 1, y, gap] == label):
                         gaps[k] = True
                 line[k] = here
-                end[k] = x
+                end[k] = x - 1
     return first, last, gaps
 
 
@@ -404,37 +411,33 @@ def see_objects(owner, n, inner, margin, image_shape):
     first = np.full((n, 3), 1 << 62, dtype=np.int64)
     last = np.full((n, 3), -1, dtype=np.int64)
     checksum = np.zeros(n, dtype=np.uint64)
+    shift = inner - margin
     for k in range(margin[0], owner.shape[0] - margin[0]):
-        z = k - margin[0] + inner[0]
+        z = k + shift[0]
         for j in range(margin[1], owner.shape[1] - margin[1]):
-            y = j - margin[1] + inner[1]
-            i, end = margin[2], owner.shape[2] - margin[2]
-            while i < end:
-                label, begin = abs(owner[k, j, i]) - 1, i
+            y = j + shift[1]
+            line = owner[k, j, : owner.shape[2] - margin[2]]
+            row = (z * image_shape[1] + y) * image_shape[2] + shift[2]
+            i = margin[2]
+            while i < len(line):
+                label, begin = abs(line[i]) - 1, i
                 i += 1
-                while i < end and abs(owner[k, j, i]) - 1 == label:
+                while i < len(line) and abs(line[i]) - 1 == label:
                     i += 1
                 if label < 0:
                     continue
-                shift = inner[2] - margin[2]
                 area[label] += i - begin
                 first[label, 0] = min(first[label, 0], z)
                 first[label, 1] = min(first[label, 1], y)
-                first[label, 2] = min(first[label, 2], begin + shift)
+                first[label, 2] = min(first[label, 2], begin + shift[2])
                 last[label, 0] = max(last[label, 0], z)
                 last[label, 1] = max(last[label, 1], y)
-                last[label, 2] = max(last[label, 2], i - 1 + shift)
-                row = (z * image_shape[1] + y) * image_shape[2] + shift
+                last[label, 2] = max(last[label, 2], i - 1 + shift[2])
+                hashes = np.uint64(0)
                 for place in range(begin, i):
-                    checksum[label] += _hash(row + place)
+                    hashes += _hash(row + place)
+                checksum[label] += hashes
     return area, first, last, checksum
-
-
-@njit(cache=True, nogil=True)
-def _add_vector(sums, seed, fit, vectors, cell):
-    if fit > 0:
-        for channel in range(vectors.shape[3]):
-            sums[seed, channel] += fit * np.int64(vectors[cell[0], cell[1], cell[2], channel])
 
 
 @njit(cache=True, nogil=True)
@@ -452,39 +455,49 @@ def sum_fit(
     id_sum = np.zeros((n, vectors.shape[3]), dtype=np.int64)
     flat = off.shape[0] == 2
     here = np.empty(3, dtype=np.int64)
-    for k in range(margin[0], owner.shape[0] - margin[0]):
-        z = k - margin[0] + inner[0]
-        for j in range(margin[1], owner.shape[1] - margin[1]):
-            y = j - margin[1] + inner[1]
+    length = owner.shape[2] - 2 * margin[2]
+    gap = inner - origin
+    for k in range(owner.shape[0] - 2 * margin[0]):
+        for j in range(owner.shape[1] - 2 * margin[1]):
+            line = owner[k + margin[0], j + margin[1], margin[2] : margin[2] + length]
+            off_z = off[0, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            off_y = off[off.shape[0] - 2, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            off_x = off[off.shape[0] - 1, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            z, y = k + inner[0], j + inner[1]
             here[0], here[1] = z // stride[0] - first_cell[0], y // stride[1] - first_cell[1]
-            # Of voxels in a row that share seed and cell: what their vector is multiplied by.
-            run_seed, run_fit = np.int64(-1), np.int64(0)
-            for i in range(margin[2], owner.shape[2] - margin[2]):
-                seed = np.int64(owner[k, j, i] - 1)
+            i = 0
+            while i < length:
+                seed = np.int64(line[i]) - 1
                 if seed < 0 or not wanted[seed]:
+                    i += 1
                     continue
-                x = i - margin[2] + inner[2]
-                oz, oy, ox = z - origin[0], y - origin[1], x - origin[2]
-                cost = np.int64(0)
-                if not flat:
-                    far = unit * z + np.int64(off[0, oz, oy, ox]) - centre[seed, 0]
-                    cost += far * far * weight[seed, 0]
-                far = unit * y + np.int64(off[off.shape[0] - 2, oz, oy, ox]) - centre[seed, 1]
-                cost += far * far * weight[seed, 1]
-                far = unit * x + np.int64(off[off.shape[0] - 1, oz, oy, ox]) - centre[seed, 2]
-                cost += far * far * weight[seed, 2]
-                cell = x // stride[2] - first_cell[2]
-                if seed != run_seed or cell != here[2]:
-                    _add_vector(id_sum, run_seed, run_fit, vectors, here)
-                    run_seed, run_fit, here[2] = seed, np.int64(0), cell
+                # Voxels in a row that share seed and cell, and so their vector.
+                cell = (i + inner[2]) // stride[2]
+                here[2] = cell - first_cell[2]
+                end = min(length, (cell + 1) * stride[2] - inner[2])
+                more = np.int64(0)
                 if identity > 0:
-                    cost += _identity_cost(identity, one, vectors, here, seed_vectors[seed])
-                place = max(cost, 0) >> shift
-                fit = np.int64(phi[place]) if place < len(phi) else np.int64(0)
-                count[seed] += 1
+                    more = _identity_cost(identity, one, vectors, here, seed_vectors[seed])
+                z_far = unit * z - centre[seed, 0]
+                y_far = unit * y - centre[seed, 1]
+                x_far = unit * inner[2] - centre[seed, 2]
+                fit = np.int64(0)
+                begin = i
+                while i < end and line[i] == seed + 1:
+                    fz = np.int64(0) if flat else z_far + np.int64(off_z[i])
+                    fy = y_far + np.int64(off_y[i])
+                    fx = x_far + unit * i + np.int64(off_x[i])
+                    cost = fz * fz * weight[seed, 0] + fy * fy * weight[seed, 1]
+                    cost += fx * fx * weight[seed, 2] + more
+                    place = max(cost, 0) >> shift
+                    if place < len(phi):
+                        fit += np.int64(phi[place])
+                    i += 1
+                count[seed] += i - begin
                 phi_sum[seed] += fit
-                run_fit += fit
-            _add_vector(id_sum, run_seed, run_fit, vectors, here)
+                sums, vector = id_sum[seed], vectors[here[0], here[1], here[2]]
+                for channel in range(len(sums)):
+                    sums[channel] += fit * np.int64(vector[channel])
     return count, phi_sum, id_sum
 
 
