@@ -300,14 +300,16 @@ def fill_holes(owner, n, margin):
     """Give background that one object encloses to it; the smaller gid wins a tie."""
     first, last, gaps = _boxes(owner, n)
     for k in range(n):
-        if gaps[k]:
+        if gaps[k] and _may_enclose(owner, k + 1, first[k], last[k]):
             _fill(owner, k + 1, first[k] - margin, last[k] + margin)
 
 
 @njit(cache=True, nogil=True)
 def _boxes(owner, n):
-    """Return the box (inclusive) of each object and whether it may have a hole."""
-    flat = owner.shape[0] == 1
+    """Return the box (inclusive) of each object and whether it may have a hole.
+
+    It has none when no gap in one of its lines begins with a `_is_corner`.
+    """
     first = np.full((n, 3), 1 << 62, dtype=np.int64)
     last = np.full((n, 3), -1, dtype=np.int64)
     gaps = np.zeros(n, dtype=np.bool_)
@@ -332,14 +334,41 @@ def _boxes(owner, n):
                 last[k, 0] = max(last[k, 0], z)
                 last[k, 1] = max(last[k, 1], y)
                 last[k, 2] = max(last[k, 2], x - 1)
-                if line[k] == here:
-                    # The first voxel of a hole has the object before it along every axis.
-                    gap = end[k] + 1
-                    if owner[z, y - 1, gap] == label and (flat or owner[z - 1, y, gap] == label):
-                        gaps[k] = True
+                if line[k] == here and _is_corner(owner, label, z, y, end[k] + 1):
+                    gaps[k] = True
                 line[k] = here
                 end[k] = x - 1
     return first, last, gaps
+
+
+@njit(cache=True, nogil=True)
+def _is_corner(owner, label, z, y, x):
+    """Tell whether the voxels before one along z and y are an object's, as for the first of a hole.
+
+    In 2D there is none along z.
+    """
+    return owner[z, y - 1, x] == label and (owner.shape[0] == 1 or owner[z - 1, y, x] == label)
+
+
+@njit(cache=True, nogil=True)
+def _may_enclose(owner, label, first, last):
+    """Tell whether the first voxel of a gap is a corner with the object behind it, too."""
+    for z in range(first[0], last[0] + 1):
+        for y in range(first[1], last[1] + 1):
+            row = owner[z, y]
+            end = last[2]
+            for x in range(first[2], last[2] + 1):
+                if row[x] != label:
+                    continue
+                gap = end + 1
+                end = x
+                if gap < x and _is_corner(owner, label, z, y, gap):
+                    closed = (owner[z, y + 1 : last[1] + 1, gap] == label).any()
+                    if closed and owner.shape[0] > 1:
+                        closed = (owner[z + 1 : last[0] + 1, y, gap] == label).any()
+                    if closed:
+                        return True
+    return False
 
 
 @njit(cache=True, nogil=True)
