@@ -162,6 +162,29 @@ GRIDS_2D = [(16, 16), (24, 40), (7, 9), (200, 30)]
 GRIDS_3D = [(4, 8, 8), (8, 24, 16), (5, 7, 60)]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("shape", "id_stride", "core"),
+    [((90, 85), (4, 4), (16, 24)), ((14, 34, 38), (1, 4, 4), (5, 12, 16))],
+    ids=["2d", "3d"],
+)
+def test_tiles_in_one_window_get_what_each_gets_alone(kind, shape, id_stride, core, rng):
+    drawn = KINDS[kind](shape, id_stride, rng)
+    chosen = settings(len(shape), identity=0.5, join=0.5)
+    args = shape, chosen, clustering.largest(drawn, chosen), id_stride
+    read = drawn_outputs.reader(drawn)
+    some = list(grid.tiles(shape, core))[2:-1:2]  # with gaps between them
+    together = clustering.label_windows(read, [tile.core for tile in some], *args)
+    for tile, found in zip(some, together, strict=True):
+        alone = clustering.label_window(read, tile.core, *args)
+        np.testing.assert_array_equal(found.labels, alone.labels)
+        np.testing.assert_array_equal(found.outlines, alone.outlines)
+        for one, other in zip(found[1:4], alone[1:4], strict=True):
+            assert list(one) == list(other)
+            for name in one:
+                np.testing.assert_array_equal(one[name], other[name])
+
+
 @pytest.mark.parametrize("values", [*VARIANTS, JOINING])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
@@ -269,7 +292,9 @@ def test_a_window_reads_no_farther_than_its_reach_and_needs_nothing_beyond(rng):
     found = clustering.label_window(spy, core, shape, chosen, bounds, id_stride, faces=False)[0]
     np.testing.assert_array_equal(found, clustering.label_array(drawn, chosen, id_stride)[core])
     near = [sum(parts) for parts in zip(far.extent, far.seeds, strict=True)]
-    assert boxes["fg"] == boxes["off"] == boxes["lsig"] == [grid.grow(core, near, shape)]
+    assert boxes["fg"] == [grid.grow(core, near, shape)]
+    assert boxes["off"][0] == grid.grow(core, far.extent, shape)
+    assert all(grid.intersection(box, *boxes["fg"]) == box for box in boxes["off"] + boxes["lsig"])
     margins = [sum(parts) for parts in zip(near, far.maxima, strict=True)]
     assert boxes["seed"] == [grid.grow(core, margins, shape)]
 

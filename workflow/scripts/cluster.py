@@ -45,8 +45,8 @@ from iaunet.settings import DEFAULTS
 
 log = logging.getLogger("cluster")
 
-WINDOW_VOXELS = 64 * 2**20
-"""Of the windows that a thread works on, margins included; one voxel takes some 12 bytes."""
+WINDOW_VOXELS = 128 * 2**20
+"""Of the windows in which a thread labels, with what lies around the tiles."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
         margin = [sum(parts) + 1 for parts in zip(far.extent, far.seeds, far.maxima, strict=True)]
         windows = grid.gathered(
-            wanted, shape, core, margin, most_voxels=WINDOW_VOXELS, threads=args.threads
+            wanted, shape, core, far.extent, most_voxels=WINDOW_VOXELS, threads=args.threads
         )
 
         def label(some: Sequence[grid.Tile]) -> list[Found]:

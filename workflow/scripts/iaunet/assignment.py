@@ -21,13 +21,11 @@ class Fit:
 
     Attributes
     ----------
-    origin, inner : first voxel of the arrays that were read and of the box to assign.
-    shape, margin : of the box to assign.
+    inner, shape, margin : first voxel and size of the box to assign, and its margin in `owner`.
     centres : centre and weight of the seeds.
     identity : price and length of vectors, those of voxels and of seeds, stride, first cell.
     """
 
-    origin: np.ndarray
     inner: np.ndarray
     shape: np.ndarray
     margin: np.ndarray
@@ -40,7 +38,6 @@ class Fit:
         cls,
         read: Read,
         seeds: Seeds,
-        off: np.ndarray,
         box: grid.Box,
         wide_box: grid.Box,
         settings: Settings,
@@ -57,7 +54,6 @@ class Fit:
             del vectors
         vectors, stride, first = _vectors(read, box, id_stride)
         return cls(
-            origin=three(grid.origin(wide_box), 0),
             inner=three(grid.origin(box), 0),
             shape=three(grid.box_shape(box), 1),
             margin=np.array([len(box) - 2, 1, 1]),
@@ -87,8 +83,8 @@ def owners(
     radius = radii(most)[fit.seeds.lsig]
     radius[:, : 3 - fg.ndim] = 0
     farthest = kernels.assign(
-        owner, volume(fg), volume(off, 1), settings.fg_least, fit.origin, fit.inner,
-        fit.margin, UNIT, most, fit.centres[0], radius, fit.centres[1],
+        owner, volume(fg), volume(off, 1), settings.fg_least, fit.inner, fit.margin, UNIT,
+         most, fit.centres[0], radius, fit.centres[1],
         *fit.identity,
     )  # fmt: skip
     box = tuple(slice(start, start + n) for start, n in zip(fit.inner, fit.shape, strict=True))

@@ -47,6 +47,16 @@ class Labelled(NamedTuple):
     outlines: np.ndarray
 
 
+class Owned(NamedTuple):
+    """The voxels of a window and whose they are; arrays of the box to assign, owner with margin."""
+
+    seeds: Seeds
+    fit: Fit
+    fg: np.ndarray
+    off: np.ndarray
+    owner: np.ndarray
+
+
 def label_array(
     outputs: Mapping[str, np.ndarray],
     settings: Settings,
@@ -159,11 +169,8 @@ def label_windows(
     hull = grid.hull(cores)
     box = grid.grow(_around(hull, image_shape) if faces else hull, far.extent, image_shape)
     wide_box = grid.grow(box, far.seeds, image_shape)
-    fg = np.ascontiguousarray(read("fg", wide_box))
-    found = None
-    if (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
-        find = _shifted if settings.mode == "meanshift" else _fitted
-        found = find(read, fg, box, wide_box, image_shape, settings, bounds, id_stride)
+    find = _shifted if settings.mode == "meanshift" else _fitted
+    found = find(read, box, wide_box, image_shape, settings, bounds, id_stride)
     if found is None:
         for core in cores:
             shape = grid.box_shape(core)
@@ -171,12 +178,12 @@ def label_windows(
             nothing = empty_tables(settings, id_stride)
             yield Labelled(np.zeros(shape, dtype=np.uint64), *nothing, nowhere)
         return
-    seeds, fit, off, owner = found
+    seeds, fit, fg, off, owner = found
     whole = kernels.see_objects(owner, len(seeds.gid), fit.inner, fit.margin, three(image_shape, 1))
     alive = whole[0] > 0
     owned = [alive & _inside(seeds.voxel, core) for core in cores]
     sums = kernels.sum_fit(
-        owner, np.any(owned, axis=0), volume(off, 1), fit.origin, fit.inner, fit.margin, UNIT,
+        owner, np.any(owned, axis=0), volume(off, 1), fit.inner, fit.margin, UNIT,
         *fit.centres, *fit.identity, PHI, PHI_SHIFT,
     )  # fmt: skip
     for core, here in zip(cores, owned, strict=True):
@@ -189,7 +196,7 @@ def label_windows(
         contacts = empty_tables(settings, id_stride)[2]
         if settings.join:
             inside = first, shape, ahead
-            contacts = _contacts(read, fg, wide_box, around, owner, inside, seeds.gid)
+            contacts = _contacts(read, fg, box, around, owner, inside, seeds.gid)
         seen = in_core > 0
         yield Labelled(
             labels,
@@ -223,7 +230,7 @@ def _around(core: grid.Box, image_shape: Sequence[int]) -> grid.Box:
 def _contacts(
     read: Read,
     fg: np.ndarray,
-    wide_box: grid.Box,
+    box: grid.Box,
     around: grid.Box,
     owner: np.ndarray,
     inside: tuple[np.ndarray, ...],
@@ -235,7 +242,7 @@ def _contacts(
         owner,
         first,
         shape,
-        volume(fg[grid.shift(around, grid.origin(wide_box))]),
+        volume(np.ascontiguousarray(fg[grid.shift(around, grid.origin(box))])),
         volume(np.ascontiguousarray(read("seed", around))),
         ahead,
     )
@@ -244,37 +251,43 @@ def _contacts(
 
 def _fitted(
     read: Read,
-    fg: np.ndarray,
     box: grid.Box,
     wide_box: grid.Box,
     image_shape: Sequence[int],
     settings: Settings,
     bounds: Bounds,
     id_stride: Sequence[int] | None,
-) -> "tuple[Seeds, Fit, np.ndarray, np.ndarray] | None":
-    """Return seeds, their fit, offsets and the owners of the voxels of mode local."""
+) -> "Owned | None":
+    """Return the owners of the voxels of mode local; None when there is no object."""
+    fg = read("fg", wide_box)
+    inner = grid.shift(box, grid.origin(wide_box))
+    if not (fg[inner] >= settings.fg_least).any():
+        return None
     margin_px = reach(settings, bounds).maxima
-    seeds = find_seeds(read, fg, wide_box, image_shape, settings, margin_px)
+    seeds = find_seeds(read, np.ascontiguousarray(fg), wide_box, image_shape, settings, margin_px)
     if len(seeds.gid) == 0:
         return None
-    off = np.ascontiguousarray(read("off", wide_box))
-    seeds = placed(seeds, off, read("lsig", wide_box), wide_box, bounds)
-    seeds = kept(seeds, settings)
-    fit = Fit.of(read, seeds, off, box, wide_box, settings, id_stride)
-    return seeds, fit, off, owners(fit, fg, off, settings, bounds)
+    fg = np.ascontiguousarray(fg[inner])  # what is around it is not needed any more
+    off = np.ascontiguousarray(read("off", box))
+    seeds = kept(placed(seeds, read, off, box, wide_box, bounds), settings)
+    fit = Fit.of(read, seeds, box, wide_box, settings, id_stride)
+    return Owned(seeds, fit, fg, off, owners(fit, fg, off, settings, bounds))
 
 
 def _shifted(
     read: Read,
-    fg: np.ndarray,
     box: grid.Box,
     wide_box: grid.Box,
     image_shape: Sequence[int],
     settings: Settings,
     bounds: Bounds,
     id_stride: Sequence[int] | None,
-) -> "tuple[Seeds, Fit, np.ndarray, np.ndarray] | None":
+) -> "Owned | None":
     """Return the same as `_fitted` of mode meanshift; an object is named after its best voxel."""
+    fg = read("fg", wide_box)
+    inner = grid.shift(box, grid.origin(wide_box))
+    if not (fg[inner] >= settings.fg_least).any():
+        return None
     where = np.nonzero(volume(fg) >= settings.fg_least)
     voxel = np.stack(where, axis=1) + three(grid.origin(wide_box), 0)
     off, points = _points(read, where, wide_box, settings, bounds)
@@ -300,12 +313,13 @@ def _shifted(
         modes[mode[best], :3],
         np.full((len(best), 3), min(level, 255)),
     )
-    fit = Fit.of(read, seeds, off, box, wide_box, replace(settings, identity=0.0), id_stride)
+    fit = Fit.of(read, seeds, box, wide_box, replace(settings, identity=0.0), id_stride)
     number = np.zeros(len(modes) + 1, dtype=np.int32)  # the last is that of no mode, -1
     number[mode[best]] = np.arange(1, len(best) + 1)
     owner = np.zeros(fit.shape + 2 * fit.margin, dtype=np.int32)
     owner[tuple((place + fit.margin).T)] = number[mode]
-    return seeds, fit, off, owner
+    fg, off = fg[inner], np.ascontiguousarray(off[(slice(None), *inner)])
+    return Owned(seeds, fit, fg, off, owner)
 
 
 def _points(

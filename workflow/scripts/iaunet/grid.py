@@ -87,7 +87,8 @@ def gathered(
     """Gather tiles into windows, such that least is looked at more than once.
 
     A window is the hull of its tiles and the margin around it. It has at most `most_voxels`,
-    or as many as that of one tile needs. All of it is thought to take as long as its voxels.
+    or as many as that of one tile needs. A thread is thought to take as long as its voxels; of
+    choices that take as long the one with fewest windows is taken.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def gathered(
     positions = [tuple(s.start // n for s, n in zip(t.core, core_px, strict=True)) for t in some]
     alone = max(math.prod(box_shape(grow(tile.core, margin_px, shape))) for tile in some)
     sides = [range(1, 2 + max(line) - min(line)) for line in zip(*positions, strict=True)]
-    best: tuple[float, list[list[Tile]]] | None = None
+    best: tuple[tuple[float, int], list[list[Tile]]] | None = None
     for side in itertools.product(*sides):
         least = math.prod(n * size for n, size in zip(side, core_px, strict=True))
         if math.prod(side) > 1 and least > most_voxels:
@@ -120,7 +121,7 @@ def gathered(
         voxels = [math.prod(box_shape(box)) for box in boxes]
         if max(voxels) > max(most_voxels, alone):
             continue
-        took = max(sum(voxels) / threads, max(voxels))
+        took = max(sum(voxels) / threads, max(voxels)), len(voxels)
         if best is None or took < best[0]:
             best = took, list(windows.values())
     return best[1]

@@ -194,12 +194,12 @@ def _cubes(centre, radius):
 
 @njit(cache=True, nogil=True)
 def assign(
-    owner, fg, off, fg_least, origin, inner, margin, unit, most_cost, centre, radius, weight,
+    owner, fg, off, fg_least, inner, margin, unit, most_cost, centre, radius, weight,
     identity, one, vectors, seed_vectors, stride, first_cell,
 ):  # fmt: skip
     """Write into `owner` the seed of least cost for every foreground voxel.
 
-    `origin` is the first voxel of `fg` and `off`, `inner` that of the box in `owner`.
+    `inner` is the first voxel of the box, of which `fg` and `off` are, and `owner` in its margin.
     Returns the largest offset along each axis that was met.
     """
     farthest = np.zeros(3, dtype=np.int64)
@@ -210,14 +210,13 @@ def assign(
     flat = off.shape[0] == 2
     here = np.empty(3, dtype=np.int64)
     length = owner.shape[2] - 2 * margin[2]
-    gap = inner - origin
     far_z, far_y, far_x = np.int64(0), np.int64(0), np.int64(0)
     for k in range(owner.shape[0] - 2 * margin[0]):
         for j in range(owner.shape[1] - 2 * margin[1]):
-            seen = fg[k + gap[0], j + gap[1], gap[2] : gap[2] + length]
-            off_z = off[0, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
-            off_y = off[off.shape[0] - 2, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
-            off_x = off[off.shape[0] - 1, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            seen = fg[k, j]
+            off_z = off[0, k, j]
+            off_y = off[off.shape[0] - 2, k, j]
+            off_x = off[off.shape[0] - 1, k, j]
             line = owner[k + margin[0], j + margin[1], margin[2] : margin[2] + length]
             z, y = k + inner[0], j + inner[1]
             for i in range(length):
@@ -471,7 +470,7 @@ def see_objects(owner, n, inner, margin, image_shape):
 
 @njit(cache=True, nogil=True)
 def sum_fit(
-    owner, wanted, off, origin, inner, margin, unit, centre, weight, identity, one,
+    owner, wanted, off, inner, margin, unit, centre, weight, identity, one,
     vectors, seed_vectors, stride, first_cell, phi, shift,
 ):  # fmt: skip
     """Return, per wanted object, its accepted voxels, sum of phi and sum of phi * identity.
@@ -485,13 +484,12 @@ def sum_fit(
     flat = off.shape[0] == 2
     here = np.empty(3, dtype=np.int64)
     length = owner.shape[2] - 2 * margin[2]
-    gap = inner - origin
     for k in range(owner.shape[0] - 2 * margin[0]):
         for j in range(owner.shape[1] - 2 * margin[1]):
             line = owner[k + margin[0], j + margin[1], margin[2] : margin[2] + length]
-            off_z = off[0, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
-            off_y = off[off.shape[0] - 2, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
-            off_x = off[off.shape[0] - 1, k + gap[0], j + gap[1], gap[2] : gap[2] + length]
+            off_z = off[0, k, j]
+            off_y = off[off.shape[0] - 2, k, j]
+            off_x = off[off.shape[0] - 1, k, j]
             z, y = k + inner[0], j + inner[1]
             here[0], here[1] = z // stride[0] - first_cell[0], y // stride[1] - first_cell[1]
             i = 0

@@ -15,6 +15,10 @@ from iaunet.settings import Settings
 Read = Callable[[str, grid.Box], np.ndarray]
 
 
+PART_PX = {2: (1024, 1024), 3: (64, 256, 256)}
+"""Of an output that is looked at where seeds are; a multiple of what is compressed together."""
+
+
 @dataclass(frozen=True)
 class Seeds:
     """Seeds by gid; tables of three columns have the axes z, y, x, z is 0 in 2D."""
@@ -78,16 +82,45 @@ def score_one(settings: Settings) -> int:
     return fixedpoint.SCALE["seed"] * 3 ** (len(settings.seed_window) * settings.smooth)
 
 
-def placed(seeds: Seeds, off: np.ndarray, lsig: np.ndarray, box: grid.Box, bounds: Bounds) -> Seeds:
-    """Return the seeds with the centre and bandwidth that the outputs give them."""
+def placed(
+    seeds: Seeds,
+    read: Read,
+    off: np.ndarray,
+    box: grid.Box,
+    wide_box: grid.Box,
+    bounds: Bounds,
+) -> Seeds:
+    """Return the seeds of a wide box with the centre and bandwidth that the outputs give them.
+
+    `off` is known of the box alone; what lies around it is read where there are seeds.
+    """
     ndim = len(box)
-    at = tuple((seeds.voxel[:, 3 - ndim :] - grid.origin(box)).T)
-    centre = UNIT * seeds.voxel
-    centre[:, 3 - ndim :] += off[(slice(None), *at)].T
-    bandwidth = np.zeros_like(centre)
-    bandwidth[:, 3 - ndim :] = lsig[(slice(None), *at)].T
+    voxel = seeds.voxel[:, 3 - ndim :]
+    inside = ((voxel >= grid.origin(box)) & (voxel < [side.stop for side in box])).all(axis=1)
+    centre, bandwidth = UNIT * seeds.voxel, np.zeros_like(seeds.voxel)
+    there = tuple((voxel[inside] - grid.origin(box)).T)
+    centre[inside, 3 - ndim :] += off[(slice(None), *there)].T
+    centre[~inside, 3 - ndim :] += at_voxels(read, "off", voxel[~inside], wide_box)
+    bandwidth[:, 3 - ndim :] = at_voxels(read, "lsig", voxel, wide_box)
     check(bandwidth, bounds.lsig, "bandwidth", box)
     return Seeds(seeds.gid, seeds.score, seeds.voxel, centre, bandwidth)
+
+
+def at_voxels(read: Read, name: str, voxel: np.ndarray, box: grid.Box) -> np.ndarray:
+    """Return what an output with a leading axis says at voxels (n, axes) in a box.
+
+    Part by part of the box, so that little of it is in memory at a time.
+    """
+    found = np.zeros(voxel.shape, dtype=np.int64)
+    part_px = PART_PX[len(box)]
+    parts, which = np.unique(voxel // part_px, axis=0, return_inverse=True)
+    for number, part in enumerate(parts):
+        whole = tuple(slice(k * n, (k + 1) * n) for k, n in zip(part, part_px, strict=True))
+        here = grid.intersection(whole, box)
+        some = which == number
+        at = tuple((voxel[some] - grid.origin(here)).T)
+        found[some] = read(name, here)[(slice(None), *at)].T
+    return found
 
 
 def kept(seeds: Seeds, settings: Settings) -> Seeds:
