@@ -12,6 +12,7 @@ Example
 """
 
 import argparse
+import functools
 import logging
 import time
 from collections import deque
@@ -30,6 +31,8 @@ from iaunet import (
     clustering,
     grid,
     joining,
+    kernels,
+    machine,
     outputs,
     plan,
     quarantine,
@@ -42,6 +45,8 @@ from iaunet.quarantine import Failed
 from iaunet.settings import DEFAULTS
 
 log = logging.getLogger("cluster")
+
+Label = Callable[[clustering.Loops], clustering.Labelled]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,6 +64,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="KEY=VALUE",
         help=f"overrides of the model's thresholds: {', '.join(DEFAULTS)}",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="auto, cpu, cuda or cuda:N; the result is the same"
     )
     parser.add_argument("--threads", type=int, default=1, help="tiles labelled at the same time")
     parser.add_argument("--output", type=Path, required=True, help="Zarr store of labels to write")
@@ -79,6 +87,35 @@ def thresholds(model: Path, meta: dict, words: Sequence[str], ndim: int) -> clus
     for problem in plan.clustering_problems(chosen, meta):
         raise InputError(f"{model}: {problem}")
     return settings
+
+
+def compiled(label: Label, _: str) -> clustering.Labelled:
+    """Label a tile with the compiled loops."""
+    return label(kernels)
+
+
+def on_device(wanted: str, mode: str) -> Callable[[Label, str], clustering.Labelled]:
+    """Return what labels a tile, whose name it is told, with the loops of a device."""
+    if wanted == "cpu" or (wanted == "auto" and not machine.has_cuda()):
+        return compiled  # without PyTorch
+    try:
+        from iaunet import network, tensorkernels
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        if wanted == "auto":
+            return compiled
+        raise OptionError(
+            f"--device: {wanted} needs PyTorch, which is not installed here; install it or use cpu"
+        ) from error
+    device = network.pick_device(wanted)
+    if device.type == "cpu":
+        return compiled
+    if mode != "local":
+        log.info("mode %s is computed on the CPU", mode)
+        return compiled
+    log.info("labels on %s, %s", device, network.device_name(device))
+    return functools.partial(tensorkernels.on_device, device)
 
 
 def concatenate(
@@ -129,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint.check_tiled_for(args.model, tiles.get("model"))
     known_classes = [one.as_dict() for one in classes.of_model(meta)]
     settings = thresholds(args.model, meta, args.set, len(shape))
+    compute = on_device(args.device, settings.mode)
     reader = outputs.Reader(args.outputs, tiles)
     bounds = clustering.Bounds(*reader.largest(settings.fg_least))
     id_stride = reader.stride("id")
@@ -161,12 +199,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
 
         def label(tile: grid.Tile) -> clustering.Labelled | Failed:
-            return quarantine.attempt(
-                lambda: clustering.label_window(
-                    reader.read, tile.core, shape, settings, bounds, id_stride
-                ),
-                f"tile {tile.index}",
-            )
+            def with_loops(loops: clustering.Loops) -> clustering.Labelled:
+                return clustering.label_window(
+                    reader.read, tile.core, shape, settings, bounds, id_stride, loops=loops
+                )
+
+            what = f"tile {tile.index}"
+            return quarantine.attempt(lambda: compute(with_loops, what), what)
 
         for tile, found in zip(wanted, in_turn(label, wanted, args.threads), strict=True):
             if isinstance(found, Failed):

@@ -24,7 +24,17 @@ from iaunet.assignment import Fit, owners
 from iaunet.bounds import COST_BITS, UNIT, Bounds, check, reach
 from iaunet.grid import volume
 from iaunet.kernels import three
-from iaunet.seeds import Read, Seeds, find_seeds, gids, kept, placed, score_one, seed_scores
+from iaunet.seeds import (
+    Loops,
+    Read,
+    Seeds,
+    find_seeds,
+    gids,
+    kept,
+    placed,
+    score_one,
+    seed_scores,
+)
 from iaunet.settings import Settings
 
 PHI_ONE = 65535
@@ -111,6 +121,7 @@ def label_window(
     bounds: Bounds,
     id_stride: Sequence[int] | None,
     faces: bool = True,
+    loops: Loops = kernels,
 ) -> Labelled:
     """Label the core of a tile as it is labelled in the whole image.
 
@@ -123,6 +134,7 @@ def label_window(
     id_stride : px per cell of ``id``, per axis; None when there is no identity branch.
     faces : also look at the voxels behind the far faces of the core, one more than the labels
         need; else contacts and outlines lack what is there.
+    loops : what computes; the result is the same. Mode meanshift knows `kernels` only.
 
     Returns
     -------
@@ -150,18 +162,18 @@ def label_window(
     if not (fg[grid.shift(box, grid.origin(wide_box))] >= settings.fg_least).any():
         return Labelled(labels, *empty_tables(settings, id_stride), nowhere)
     find = _shifted if settings.mode == "meanshift" else _fitted
-    found = find(read, fg, box, wide_box, image_shape, settings, bounds, id_stride)
+    found = find(read, fg, box, wide_box, image_shape, settings, bounds, id_stride, loops)
     if found is None:
         return Labelled(labels, *empty_tables(settings, id_stride), nowhere)
     seeds, fit, off, owner = found
 
     first, shape = three(grid.origin(core), 0), three(grid.box_shape(core), 1)
-    in_core = kernels.name_core(
+    in_core = loops.name_core(
         labels.reshape(tuple(shape)), owner, first - fit.inner + fit.margin, seeds.gid
     )
     owned = (in_core > 0) & ((seeds.voxel >= first) & (seeds.voxel < first + shape)).all(axis=1)
-    whole = kernels.see_objects(owner, in_core > 0, fit.inner, fit.margin, three(image_shape, 1))
-    sums = kernels.sum_fit(
+    whole = loops.see_objects(owner, in_core > 0, fit.inner, fit.margin, three(image_shape, 1))
+    sums = loops.sum_fit(
         owner, owned, volume(off, 1), fit.origin, fit.inner, fit.margin, UNIT,
         *fit.centres, *fit.identity, PHI, PHI_SHIFT,
     )  # fmt: skip
@@ -170,7 +182,7 @@ def label_window(
     ahead = three([a.stop - c.stop for a, c in zip(around, core, strict=True)], 0)
     inside = first - fit.inner + fit.margin, shape, ahead
     if settings.join:
-        contacts = _contacts(read, fg, wide_box, around, owner, inside, seeds.gid)
+        contacts = _contacts(read, fg, wide_box, around, owner, inside, seeds.gid, loops)
     return Labelled(
         labels,
         _instances(
@@ -181,7 +193,7 @@ def label_window(
             seeds.gid[seen], in_core[seen], tuple(part[seen] for part in whole), len(core)
         ),
         contacts,
-        kernels.outlines(owner, *inside)[3 - len(core) :],
+        loops.outlines(owner, *inside)[3 - len(core) :],
     )  # fmt: skip
 
 
@@ -201,10 +213,11 @@ def _contacts(
     owner: np.ndarray,
     inside: tuple[np.ndarray, ...],
     gid: np.ndarray,
+    loops: Loops,
 ) -> Columns:
     """Return which objects touch at the voxels of the core; see `label_window`."""
     first, shape, ahead = inside
-    one, other, weakest = kernels.interfaces(
+    one, other, weakest = loops.interfaces(
         owner,
         first,
         shape,
@@ -224,17 +237,18 @@ def _fitted(
     settings: Settings,
     bounds: Bounds,
     id_stride: Sequence[int] | None,
+    loops: Loops,
 ) -> "tuple[Seeds, Fit, np.ndarray, np.ndarray] | None":
     """Return seeds, their fit, offsets and the owners of the voxels of mode local."""
     margin_px = reach(settings, bounds).maxima
-    seeds = find_seeds(read, fg, wide_box, image_shape, settings, margin_px)
+    seeds = find_seeds(read, fg, wide_box, image_shape, settings, margin_px, loops)
     if len(seeds.gid) == 0:
         return None
     off = np.ascontiguousarray(read("off", wide_box))
     seeds = placed(seeds, off, read("lsig", wide_box), wide_box, bounds)
     seeds = kept(seeds, settings)
     fit = Fit.of(read, seeds, off, box, wide_box, settings, id_stride)
-    return seeds, fit, off, owners(fit, fg, off, settings, bounds)
+    return seeds, fit, off, owners(fit, fg, off, settings, bounds, loops)
 
 
 def _shifted(
@@ -246,6 +260,7 @@ def _shifted(
     settings: Settings,
     bounds: Bounds,
     id_stride: Sequence[int] | None,
+    _: Loops,
 ) -> "tuple[Seeds, Fit, np.ndarray, np.ndarray] | None":
     """Return the same as `_fitted` of mode meanshift; an object is named after its best voxel."""
     where = np.nonzero(volume(fg) >= settings.fg_least)

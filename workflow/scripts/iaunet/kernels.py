@@ -37,6 +37,16 @@ def three(values: Sequence[int], missing: int) -> np.ndarray:
     return np.array([missing] * (3 - len(values)) + [int(value) for value in values])
 
 
+def nobody(shape: Sequence[int]) -> np.ndarray:
+    """Return the owners of voxels that nobody owns yet."""
+    return np.zeros(shape, dtype=np.int32)
+
+
+def at(score: np.ndarray, voxel: np.ndarray) -> np.ndarray:
+    """Return the values at (n, 3) places, int64."""
+    return score[tuple(voxel.T)].astype(np.int64)
+
+
 @njit(cache=True, nogil=True)
 def _is_maximum(score, z, y, x, window):
     """Tell whether a voxel beats all others in the window; the earlier one wins a tie."""
