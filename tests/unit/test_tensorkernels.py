@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 import drawn_outputs
 from iaunet import clustering, kernels, tensorkernels
@@ -66,6 +68,52 @@ def test_a_device_gives_the_labels_and_tables_of_the_compiled_loops(
     middle = tuple(slice(n // 4, max(3 * n // 4, 1)) for n in shape)
     for core in (None, middle):
         assert_same(*both(drawn, chosen, id_stride, loops, core))
+
+
+PRETENDED = torch.device("cpu", 0)
+"""Tensors that are made here or sent here lie on the CPU, whose device has no number."""
+
+
+class Watch(TorchFunctionMode):
+    """Fail where tensors of the pretended device meet those of the host, and where one is a float.
+
+    A GPU would fail at the first; the second would leave the result to the order of sums.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.n_there = 0
+
+    def __torch_function__(self, function, _, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = tree_leaves((args, kwargs))
+        there = {getattr(one, "there", False) for one in given if isinstance(one, torch.Tensor)}
+        assert len(there) <= 1, f"{function} of tensors here and there"
+        name, is_there = function.__name__, there == {True} or (not there and PRETENDED in given)
+        result = function(*args, **kwargs)
+        if name == "numpy":
+            assert not is_there
+        if isinstance(result, torch.device):
+            return PRETENDED if is_there else result
+        if name == "to" and any(isinstance(one, torch.device) for one in given):
+            is_there = PRETENDED in given
+        for one in tree_leaves(result):
+            if isinstance(one, torch.Tensor):
+                one.there = is_there and name != "cpu"
+                self.n_there += one.there
+                assert not (one.there and one.is_floating_point()), function
+        return result
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+@pytest.mark.parametrize(("shape", "id_stride"), SHAPES[:2])
+def test_all_is_computed_on_one_device_and_on_integers(shape, id_stride, values, rng):
+    drawn = drawn_outputs.rings(shape, id_stride, rng, n=20)
+    chosen = clustering.Settings.from_dict({"min_size": 2, **values}, len(shape))
+    with Watch() as watch:
+        expected, found = both(drawn, chosen, id_stride, TensorKernels(PRETENDED))
+    assert_same(expected, found)
+    assert watch.n_there > 100
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
