@@ -99,6 +99,25 @@ def test_cores_that_would_idle_work_on_the_batches_there_are(images, n_threads, 
     assert said.count("threads: 2") == (2 * len(images) if n_threads == 2 else 0)
 
 
+@pytest.mark.parametrize(
+    ("more", "device"),
+    [
+        ([], "cpu"),
+        (["--set-resources", "infer:gpu=1"], "cpu"),
+        (["--set-resources", "cluster:gpu=1"], "cuda:0"),
+        (["--set-resources", "cluster:gres='gpu:1'"], "cuda:0"),
+    ],
+)
+def test_tiles_are_labelled_on_the_gpu_that_their_jobs_ask_for_else_on_the_cpu(
+    more, device, folder
+):
+    write_table(folder / "images.csv", [{"image": "a", "path": "a.tif"}])
+    options = ["--dry-run", "--printshellcmds", *more, "--config", "device=cuda:0"]
+    commands = snakemake(folder, *options).stdout.splitlines()
+    (labelling,) = [line for line in commands if "cluster.py --tiles" in line]
+    assert f"--device {device} " in labelling
+
+
 def rows(path):
     with path.open(newline="") as file:
         return {row["image"]: row for row in csv.DictReader(file)}

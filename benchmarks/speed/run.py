@@ -10,14 +10,17 @@ Example
 """
 
 import argparse
+import importlib
 import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ import tifffile
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow/scripts"))
 
 from iaunet import cli, synthetic
+from iaunet.errors import InputError
 
 log = logging.getLogger("speed")
 
@@ -44,6 +48,8 @@ PRECISIONS = ("bfloat16", "int8")
 THREADED = ("infer", "cluster")
 THREADS = (1, 2)
 PARTS = ("tile", "network", "scaling", "threads")
+ON_GPU = {2: (8192, 8192), 3: (128, 1024, 1024)}
+"""What the part `cuda` segments; it is asked for by name, on a machine with a GPU."""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -52,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--work", type=Path, required=True, help="folder for images and stores")
     add("--output", type=Path, required=True, help="folder for the tables, CSV")
-    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    add("--parts", nargs="+", choices=(*PARTS, "cuda"), default=PARTS, help="what to measure")
     add("--repeats", type=int, default=3, help="the fastest counts (default 3)")
     add("--peers", type=Path, help="a Python that has ome-zarr and ngff-zarr")
     add("--one", nargs="+", help=argparse.SUPPRESS)
@@ -170,11 +176,11 @@ def one_codec(image: str, out: str, _: str) -> dict:
     return timed(lambda: [codec.encode(one) for one in chunks])
 
 
-def one_bare(store: str, which: str, ndim: str, precision: str) -> dict:
+def one_bare(store: str, which: str, ndim: str, precision: str, where: str = "cpu") -> dict:
     """Time the network on tensors in memory: the windows of an image as infer.py computes them.
 
     Or, where `which` is "blocks", as if no block needed a halo. Like infer.py it begins without
-    the memory that it will keep.
+    the memory that it will keep; on a GPU, though, it computes everything once before.
     """
     import torch
 
@@ -183,22 +189,44 @@ def one_bare(store: str, which: str, ndim: str, precision: str) -> dict:
     machine.keep_memory()
     torch.set_num_threads(1)
     net, meta = checkpoint.load(MODELS[int(ndim)])
-    engine = backends.prepare(net, "auto", precision, torch.device("cpu"), 1)
+    device = torch.device(where)
+    engine = backends.prepare(net, "auto", precision, device, 1)
     shape = omezarr.open_level(Path(store) / "image.zarr").shape
     tiles = json.loads((Path(store) / "tiles.json").read_text())
     padded = [-(-n // s) * s for n, s in zip(shape, net.stride, strict=True)]
     blocks = [tile.core for tile in grid.tiles(padded, meta["block"])]
     halo = [0] * len(padded) if which == "blocks" else tiles["halo"]
     windows = [grid.grow(block, halo, padded) for block in blocks]
-    made = [predict.laid_out(torch.rand(1, 1, *grid.box_shape(window))) for window in windows]
+    made = [
+        predict.laid_out(torch.rand(1, 1, *grid.box_shape(window), device=device))
+        for window in windows
+    ]
     inner = [grid.shift(a, grid.origin(b)) for a, b in zip(blocks, windows, strict=True)]
 
     def compute() -> None:
         for x, box in zip(made, inner, strict=True):
             engine.inside(x, box)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     with torch.inference_mode():
+        if device.type == "cuda":
+            compute()
         return timed(compute)
+
+
+def one_again(name: str, words: str) -> dict:
+    """Do a step twice in this process; return the record of the second time, when a GPU is awake.
+
+    With the seconds of the clock, and when it began.
+    """
+    words = json.loads(words)
+    for _ in range(2):
+        began = time.time()
+        importlib.import_module(name).main(words)
+        wall = time.time() - began
+    record = json.loads(Path(words[words.index("--record") + 1]).read_text())
+    return record | {"began": began, "wall": wall}
 
 
 ONE: dict[str, Callable[..., dict]] = {
@@ -206,6 +234,7 @@ ONE: dict[str, Callable[..., dict]] = {
     "copy": one_copy,
     "codec": one_codec,
     "bare": one_bare,
+    "again": one_again,
 }
 
 
@@ -240,7 +269,7 @@ def measure_tile(args: argparse.Namespace) -> pd.DataFrame:
 
 
 def commands(
-    folder: Path, ndim: int, image: np.ndarray, precision: str = "auto"
+    folder: Path, ndim: int, image: np.ndarray, precision: str = "auto", device: str = "cpu"
 ) -> dict[str, list[object]]:
     """Write an image into an empty folder; return the options of all steps, one batch."""
     fresh(folder).mkdir(parents=True)
@@ -256,14 +285,14 @@ def commands(
     return {
         "tile": tile_options(folder / "image.tif", folder, ndim),
         "infer": [
-            *model, "--store", folder / "image.zarr", "--batch", 0, "--device", "cpu",
+            *model, "--store", folder / "image.zarr", "--batch", 0, "--device", device,
             "--backend", "auto", "--precision", precision, "--threads", 1,
             "--output", folder / "0.zarr",
         ],
         "cluster": [
             *model, "--outputs", folder / "0.zarr", "--batch", 0, "--output", made["labels"],
             "--table", made["tables"], "--sightings", made["sightings"],
-            "--contacts", made["contacts"],
+            "--contacts", made["contacts"], "--device", device,
         ],
         "stitch": [
             "--store", folder / "image.zarr", *tiles, *lists, "--output", folder / "x.ome.zarr",
@@ -397,11 +426,68 @@ def measure_threads(args: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def watched(work: Callable[[], dict]) -> dict:
+    """Return what `one_again` does, with the share of its time in which the GPU was busy."""
+    command = ["nvidia-smi", "--id=0", "--query-gpu=utilization.gpu", "-lms", "50"]
+    command.append("--format=csv,noheader,nounits")
+    seen: list[tuple[float, float]] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+        note = threading.Thread(
+            target=lambda: seen.extend((time.time(), float(line)) for line in watch.stdout)
+        )
+        note.start()
+        found = work()
+        watch.terminate()
+        note.join()
+    end = found["began"] + found["wall"]
+    during = [percent / 100 for at, percent in seen if found["began"] <= at <= end]
+    return found | {"busy": np.mean(during) if during else np.nan}
+
+
+def measure_cuda(args: argparse.Namespace) -> pd.DataFrame:
+    """Return infer.py and cluster.py on a GPU beside the bare network there, by the clock."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError("--parts cuda: PyTorch finds no GPU here; this part measures one")
+    rows = []
+    for ndim, shape in ON_GPU.items():
+        folder = args.work / f"cuda-{ndim}"
+        options = commands(folder, ndim, field(shape), device="cuda")
+        step("tile", folder, *options["tile"])
+        words = {
+            name: json.dumps([str(w) for w in (*options[name], "--record", folder / "r.json")])
+            for name in ("infer", "cluster")
+        }
+        found: dict[str, list[dict]] = {"infer": [], "cluster": [], "bare": []}
+        for _ in range(args.repeats):
+            found["infer"].append(watched(partial(alone, "again", "infer", words["infer"])))
+            found["cluster"].append(alone("again", "cluster", words["cluster"]))
+            found["bare"].append(alone("bare", folder, "windows", ndim, "auto", "cuda"))
+        infer = fastest(found["infer"], "network_seconds")
+        cluster, bare = (fastest(found[name], "wall")["wall"] for name in ("cluster", "bare"))
+        row = {
+            "image": f"{ndim}D, {' x '.join(map(str, shape))}",
+            "gpu": infer["device_name"],
+            "precision": infer["precision"],
+            "network_mvox_s": round(infer["voxels"] / bare / 1e6, 1),
+            "infer_mvox_s": round(infer["voxels"] / infer["network_seconds"] / 1e6, 1),
+            "of_the_network": round(bare / infer["network_seconds"], 3),
+            "gpu_busy": round(infer["busy"], 3),
+            "cluster_s": round(cluster, 2),
+            "cluster_of_network": round(cluster / bare, 3),
+        }
+        rows.append(row)
+        log.info("%s", row)
+    return pd.DataFrame(rows)
+
+
 MEASURE = {
     "tile": measure_tile,
     "network": measure_network,
     "scaling": measure_scaling,
     "threads": measure_threads,
+    "cuda": measure_cuda,
 }
 
 

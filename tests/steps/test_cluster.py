@@ -1,13 +1,17 @@
+import functools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 
 import cluster
 import drawn_outputs
-from iaunet import clustering, grid, outputs, tables
-from iaunet.errors import InputError
-from runs import write_header_model
+from iaunet import clustering, grid, network, outputs, tables, tensorkernels
+from iaunet.errors import InputError, OptionError
+from runs import REPOSITORY, write_header_model
 
 CASES = {
     2: ((90, 70), (4, 4), 40, [((96, 96), 1), ((32, 32), 3), ((16, 48), 4)]),
@@ -44,6 +48,10 @@ def run_batch(folder, words, batch, *more):
             *more,
         ]
     )
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def run_all(folder, ndim, core_px, n_batches, *more, drawn=None):
@@ -111,12 +119,9 @@ def test_the_same_batch_gives_the_same_bytes_with_any_number_of_threads(tmp_path
     words, _, _ = prepare(tmp_path / "in", 2, (32, 32), 2)
     for name, threads in (("one", 1), ("two", 3)):
         run_batch(tmp_path / name, words, 1, f"--threads={threads}")
-    files = [
-        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        for folder in (tmp_path / "one", tmp_path / "two")
-    ]
-    assert files[0] == files[1]
-    assert len(files[0]) > 3
+    files = contents(tmp_path / "one")
+    assert files == contents(tmp_path / "two")
+    assert len(files) > 3
 
 
 def test_overrides_beat_the_thresholds_of_the_model(tmp_path):
@@ -206,3 +211,89 @@ def test_mean_shift_gives_the_same_labels_for_any_tiling_and_number_of_batches(t
 def test_a_model_without_embeddings_is_named_when_they_are_compared(tmp_path):
     with pytest.raises(InputError, match="compares embeddings, which the model has not; use vec"):
         shifted(tmp_path, (96, 96), 1, None, 0)
+
+
+@pytest.fixture
+def on_tensors(monkeypatch):
+    """Have tiles labelled by the loops of a device, which is the CPU."""
+    compute = functools.partial(tensorkernels.on_device, torch.device("cpu"))
+    monkeypatch.setattr(cluster, "on_device", lambda *_: (compute, 10**4))
+
+
+@pytest.mark.parametrize("ndim", CASES)
+def test_the_loops_of_a_device_give_the_same_bytes(ndim, tmp_path, request):
+    core, n_batches = CASES[ndim][3][1]
+    words, _, _ = prepare(tmp_path / "in", ndim, core, n_batches)
+    more = ["--set", "join=0.5", "identity=0.3"]
+    run_batch(tmp_path / "compiled", words, 1, *more)
+    request.getfixturevalue("on_tensors")
+    run_batch(tmp_path / "tensors", words, 1, *more, "--threads=2")
+    found = contents(tmp_path / "tensors")
+    assert found == contents(tmp_path / "compiled")
+    assert len(found) > 3
+
+
+def test_a_device_without_memory_gives_the_same_bytes_and_a_warning(
+    tmp_path, monkeypatch, caplog, on_tensors
+):
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    words, _, _ = prepare(tmp_path / "in", 2, (32, 32), 2)
+    run_batch(tmp_path / "enough", words, 1)
+    monkeypatch.setattr(tensorkernels.TensorKernels, "keep_component", no_memory)
+    run_batch(tmp_path / "short", words, 1)
+    assert contents(tmp_path / "short") == contents(tmp_path / "enough")
+    assert "tiles 6, 7, 8: out of memory on cpu, labelled on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize(("wanted", "message"), [("cuda:99", "not there"), ("gpu", "use auto")])
+def test_a_device_that_is_not_there_is_an_error(wanted, message, tmp_path):
+    words, _, _ = prepare(tmp_path / "in", 2, (96, 96), 1)
+    with pytest.raises(OptionError, match=rf"--device: .*{message}"):
+        run_batch(tmp_path / "out", words, 0, f"--device={wanted}")
+    assert not (tmp_path / "out").exists()
+
+
+def alone(code):
+    """Run code in a process of its own, beside the steps; return what it prints."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys, cluster; {code}"],
+        cwd=REPOSITORY / "workflow/scripts",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("wanted", ["cpu", "auto"])
+def test_without_a_gpu_pytorch_is_not_imported(wanted):
+    no_driver = "cluster.machine.has_cuda = lambda: False"
+    code = f"{no_driver}; print(cluster.on_device('{wanted}', 'local') == cluster.ON_CPU)"
+    assert alone(f"{code}; print('torch' in sys.modules)").split() == ["True", "False"]
+
+
+def test_where_pytorch_is_missing_auto_is_the_cpu_and_cuda_an_error():
+    missing = "sys.modules['torch'] = None; cluster.machine.has_cuda = lambda: True"
+    auto = "print(cluster.on_device('auto', 'local') == cluster.ON_CPU)"
+    assert alone(f"{missing}; {auto}") == "True"
+    code = "try: cluster.on_device('cuda', 'local')"
+    said = alone(f"{missing}\n{code}\nexcept cluster.OptionError as error: print(error)")
+    assert said.startswith("--device: cuda needs PyTorch, which is not installed here")
+
+
+def test_mean_shift_is_computed_on_the_cpu(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(network, "pick_device", lambda _: torch.device("cuda"))
+    assert cluster.on_device("cuda", "meanshift") == cluster.ON_CPU
+    assert "mode meanshift is computed on the CPU" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("ndim", CASES)
+def test_a_gpu_gives_the_bytes_of_the_cpu(ndim, tmp_path):
+    words, _, _ = prepare(tmp_path / "in", ndim, CASES[ndim][3][1][0], 1)
+    for device in ("cpu", "cuda"):
+        run_batch(tmp_path / device, words, 0, f"--device={device}")
+    assert contents(tmp_path / "cuda") == contents(tmp_path / "cpu")

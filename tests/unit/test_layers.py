@@ -35,6 +35,7 @@ LAYERS = {
         "comparison",
         "cost",
         "effects",
+        "enclosure",
         "features",
         "growth",
         "hardness",
@@ -81,11 +82,13 @@ LAYERS = {
         "objective",
         "objectsize",
         "patches",
+        "pieces",
         "predict",
         "probing",
         "ranks",
         "recipes",
         "safety",
+        "tensorkernels",
         "training",
         "verify",
     },
@@ -140,6 +143,7 @@ ALSO = {
     "geojson": {"rings"},
     "groups": {"effects"},
     "rois": {"rings"},
+    "tensorkernels": {"enclosure", "kernels"},
     "labelfiles": {"classes", "metrics"},  # counts overlaps block by block
 }
 OWNERS = {

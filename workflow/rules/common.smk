@@ -458,6 +458,12 @@ def clustering_options(wildcards):
     ]
 
 
+def cluster_device(wildcards, resources):
+    """Return where tiles are labelled: on the CPU, unless a GPU is asked for with `set-resources`."""
+    has_gpu = "gpu" in str(resources.get("gres", "")) or resources.get("gpu", 0)
+    return config["device"] if has_gpu else "cpu"
+
+
 def run_results(wildcards):
     """Return what a whole run makes."""
     if not IMAGES:

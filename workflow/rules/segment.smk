@@ -52,7 +52,7 @@ rule cluster:
         "benchmarks/cluster/{image}/{batch}.tsv"
     priority: 2
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: spare_threads("cluster")
     resources:
         mem_mb=memory("cluster"),
@@ -60,10 +60,12 @@ rule cluster:
     params:
         version=VERSION,
         settings=clustering_options,
+        device=cluster_device,
     shell:
         "python {input.script:q}"
         " --tiles {input.tiles} --model={input.model:q} --outputs {input.outputs}"
-        " --batch {wildcards.batch} --set {params.settings} --threads {threads}"
+        " --batch {wildcards.batch} --set {params.settings}"
+        " --device {params.device} --threads {threads}"
         " --output {output.labels} --table {output.table} --sightings {output.sightings}"
         " --contacts {output.contacts}"
         " --record {output.record}"

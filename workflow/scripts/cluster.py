@@ -12,6 +12,7 @@ Example
 """
 
 import argparse
+import functools
 import logging
 import time
 from collections import deque
@@ -32,6 +33,7 @@ from iaunet import (
     grid,
     joining,
     kernels,
+    machine,
     outputs,
     plan,
     quarantine,
@@ -65,6 +67,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help=f"overrides of the model's thresholds: {', '.join(DEFAULTS)}",
     )
+    parser.add_argument(
+        "--device", default="cpu", help="auto, cpu, cuda or cuda:N; the result is the same"
+    )
     parser.add_argument("--threads", type=int, default=1, help="tiles labelled at the same time")
     parser.add_argument("--output", type=Path, required=True, help="Zarr store of labels to write")
     parser.add_argument("--table", type=Path, required=True, help="Parquet of objects to write")
@@ -86,13 +91,6 @@ def thresholds(model: Path, meta: dict, words: Sequence[str], ndim: int) -> clus
     return settings
 
 
-def concatenate(
-    rows: Sequence[Mapping[str, np.ndarray]], like: Mapping[str, np.ndarray]
-) -> clustering.Columns:
-    """Return the rows of all tiles as one table; without tiles an empty one like `like`."""
-    return {name: np.concatenate([part[name] for part in (like, *rows)]) for name in like}
-
-
 class Found(NamedTuple):
     """What the tables get of a tile, see `clustering.Labelled`; and how many voxels it lost."""
 
@@ -103,28 +101,59 @@ class Found(NamedTuple):
     n_lost: int
 
 
+Label = Callable[[clustering.Loops], list[Found]]
+
+
+def compiled(label: Label, _: str) -> list[Found]:
+    """Label a window with the compiled loops."""
+    return label(kernels)
+
+
+ON_CPU = compiled, WINDOW_VOXELS
+
+
+def on_device(wanted: str, mode: str) -> tuple[Callable[[Label, str], list[Found]], int]:
+    """Return what labels a window, whose name it is told, on a device, and its most voxels."""
+    if wanted == "cpu" or (wanted == "auto" and not machine.has_cuda()):
+        return ON_CPU  # without PyTorch
+    try:
+        from iaunet import network, tensorkernels
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        if wanted == "auto":
+            return ON_CPU
+        raise OptionError(
+            f"--device: {wanted} needs PyTorch, which is not installed here; install it or use cpu"
+        ) from error
+    device = network.pick_device(wanted)
+    if device.type == "cpu":
+        return ON_CPU
+    if mode != "local":
+        log.info("mode %s is computed on the CPU", mode)
+        return ON_CPU
+    log.info("labels on %s, %s", device, network.device_name(device))
+    most_voxels = min(WINDOW_VOXELS, tensorkernels.most_voxels(device))
+    return functools.partial(tensorkernels.on_device, device), most_voxels
+
+
+def concatenate(
+    rows: Sequence[Mapping[str, np.ndarray]], like: Mapping[str, np.ndarray]
+) -> clustering.Columns:
+    """Return the rows of all tiles as one table; without tiles an empty one like `like`."""
+    return {name: np.concatenate([part[name] for part in (like, *rows)]) for name in like}
+
+
 def in_turn(
-    label: Callable[[Sequence[grid.Tile]], list[Found]],
+    label: Callable[[Sequence[grid.Tile]], list[Found | Failed]],
     windows: Iterable[Sequence[grid.Tile]],
     threads: int,
 ) -> Iterator[tuple[grid.Tile, Found | Failed]]:
-    """Yield what is found of the tiles of every window, in turn; one more per thread is ahead.
-
-    Where a window fails, its tiles are labelled one by one.
-    """
-
-    def attempt(tiles: Sequence[grid.Tile]) -> list[Found | Failed]:
-        name = "tiles" if len(tiles) > 1 else "tile"
-        numbers = ", ".join(str(tile.index) for tile in tiles)
-        found = quarantine.attempt(lambda: label(tiles), f"{name} {numbers}")
-        if not isinstance(found, Failed):
-            return found
-        return [found] if len(tiles) == 1 else [attempt([tile])[0] for tile in tiles]
-
+    """Yield what is found of the tiles of every window, in turn; one more per thread is ahead."""
     with ThreadPoolExecutor(threads) as pool:
         coming: deque = deque()
         for tiles in windows:
-            coming.append((tiles, pool.submit(attempt, tiles)))
+            coming.append((tiles, pool.submit(label, tiles)))
             if len(coming) > threads:
                 first, found = coming.popleft()
                 yield from zip(first, found.result(), strict=True)
@@ -157,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint.check_tiled_for(args.model, tiles.get("model"))
     known_classes = [one.as_dict() for one in classes.of_model(meta)]
     settings = thresholds(args.model, meta, args.set, len(shape))
+    compute, most_voxels = on_device(args.device, settings.mode)
     reader = outputs.Reader(args.outputs, tiles)
     bounds = clustering.Bounds(*reader.largest(settings.fg_least))
     id_stride = reader.stride("id")
@@ -188,13 +218,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
         margin = [sum(parts) + 1 for parts in zip(far.extent, far.seeds, far.maxima, strict=True)]
         windows = grid.gathered(
-            wanted, shape, core, far.extent, most_voxels=WINDOW_VOXELS, threads=args.threads
+            wanted, shape, core, far.extent, most_voxels=most_voxels, threads=args.threads
         )
 
-        def label(some: Sequence[grid.Tile]) -> list[Found]:
+        def label(some: Sequence[grid.Tile], loops: clustering.Loops) -> list[Found]:
             """Label and write the cores of some tiles, in one window."""
+            cores = [tile.core for tile in some]
             labelled = clustering.label_windows(
-                reader.read, [tile.core for tile in some], shape, settings, bounds, id_stride
+                reader.read, cores, shape, settings, bounds, id_stride, loops=loops
             )
             done = []
             for tile, found in zip(some, labelled, strict=True):
@@ -207,7 +238,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                 done.append(Found(found.table, seen, found.contacts, found.outlines, n_lost))
             return done
 
-        for tile, found in in_turn(label, windows, args.threads):
+        def attempt(some: Sequence[grid.Tile]) -> list[Found | Failed]:
+            """Return what is found of some tiles; one by one where they fail together."""
+            name = "tile" if len(some) == 1 else "tiles"
+            name += f" {', '.join(str(tile.index) for tile in some)}"
+            found = quarantine.attempt(
+                lambda: compute(lambda loops: label(some, loops), name), name
+            )
+            if not isinstance(found, Failed):
+                return found
+            return [found] if len(some) == 1 else [attempt([tile])[0] for tile in some]
+
+        for tile, found in in_turn(attempt, windows, args.threads):
             if isinstance(found, Failed):
                 failed.append(quarantine.failure(tile, args.batch, "cluster", found.cause))
                 writer.write_empty(tile)

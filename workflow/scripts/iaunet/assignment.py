@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iaunet import fixedpoint, grid, kernels
+from iaunet import fixedpoint, grid
 from iaunet.bounds import COST_BITS, UNIT, WEIGHT, Bounds, check, cost, radii
 from iaunet.grid import volume
 from iaunet.kernels import three
-from iaunet.seeds import Read, Seeds
+from iaunet.seeds import Loops, Read, Seeds
 from iaunet.settings import Settings
 
 ID_ONE = fixedpoint.SCALE["id"] ** 2
@@ -75,22 +75,27 @@ def _vectors(
 
 
 def owners(
-    fit: Fit, fg: np.ndarray, off: np.ndarray, settings: Settings, bounds: Bounds
+    fit: Fit,
+    fg: np.ndarray,
+    off: np.ndarray,
+    settings: Settings,
+    bounds: Bounds,
+    loops: Loops,
 ) -> np.ndarray:
     """Return for the voxels of the box the seed that owns each, cleaned; see `kernels`."""
-    owner = np.zeros(fit.shape + 2 * fit.margin, dtype=np.int32)
+    owner = loops.nobody(fit.shape + 2 * fit.margin)
     most = cost(settings.phi)
     radius = radii(most)[fit.seeds.lsig]
     radius[:, : 3 - fg.ndim] = 0
-    farthest = kernels.assign(
+    farthest = loops.assign(
         owner, volume(fg), volume(off, 1), settings.fg_least, fit.inner, fit.margin, UNIT,
          most, fit.centres[0], radius, fit.centres[1],
         *fit.identity,
     )  # fmt: skip
     box = tuple(slice(start, start + n) for start, n in zip(fit.inner, fit.shape, strict=True))
     check(farthest[None], bounds.off, "offset (1/16 px)", box)
-    kernels.keep_component(
+    loops.keep_component(
         owner, fit.seeds.voxel - fit.inner + fit.margin, fit.margin, settings.least_fragment
     )
-    kernels.fill_holes(owner, len(fit.seeds.gid), fit.margin)
+    loops.fill_holes(owner, len(fit.seeds.gid), fit.margin)
     return owner

@@ -24,7 +24,17 @@ from iaunet.assignment import Fit, owners
 from iaunet.bounds import COST_BITS, UNIT, Bounds, check, reach
 from iaunet.grid import volume
 from iaunet.kernels import three
-from iaunet.seeds import Read, Seeds, find_seeds, gids, kept, placed, score_one, seed_scores
+from iaunet.seeds import (
+    Loops,
+    Read,
+    Seeds,
+    find_seeds,
+    gids,
+    kept,
+    placed,
+    score_one,
+    seed_scores,
+)
 from iaunet.settings import Settings
 
 PHI_ONE = 65535
@@ -121,9 +131,11 @@ def label_window(
     bounds: Bounds,
     id_stride: Sequence[int] | None,
     faces: bool = True,
+    loops: Loops = kernels,
 ) -> Labelled:
     """Label the core of a tile as it is labelled in the whole image; see `label_windows`."""
-    (found,) = label_windows(read, [core], image_shape, settings, bounds, id_stride, faces)
+    args = image_shape, settings, bounds, id_stride, faces, loops
+    (found,) = label_windows(read, [core], *args)
     return found
 
 
@@ -135,6 +147,7 @@ def label_windows(
     bounds: Bounds,
     id_stride: Sequence[int] | None,
     faces: bool = True,
+    loops: Loops = kernels,
 ) -> Iterator[Labelled]:
     """Label cores as they are labelled in the whole image, in one window around all of them.
 
@@ -149,6 +162,7 @@ def label_windows(
     id_stride : px per cell of ``id``, per axis; None when there is no identity branch.
     faces : also look at the voxels behind the far faces of the cores, one more than the labels
         need; else contacts and outlines lack what is there.
+    loops : what computes; the result is the same. Mode meanshift knows `kernels` only.
 
     Yields
     ------
@@ -170,7 +184,7 @@ def label_windows(
     box = grid.grow(_around(hull, image_shape) if faces else hull, far.extent, image_shape)
     wide_box = grid.grow(box, far.seeds, image_shape)
     find = _shifted if settings.mode == "meanshift" else _fitted
-    found = find(read, box, wide_box, image_shape, settings, bounds, id_stride)
+    found = find(read, box, wide_box, image_shape, settings, bounds, id_stride, loops)
     if found is None:
         for core in cores:
             shape = grid.box_shape(core)
@@ -179,10 +193,10 @@ def label_windows(
             yield Labelled(np.zeros(shape, dtype=np.uint64), *nothing, nowhere)
         return
     seeds, fit, fg, off, owner = found
-    whole = kernels.see_objects(owner, len(seeds.gid), fit.inner, fit.margin, three(image_shape, 1))
+    whole = loops.see_objects(owner, len(seeds.gid), fit.inner, fit.margin, three(image_shape, 1))
     alive = whole[0] > 0
     owned = [alive & _inside(seeds.voxel, core) for core in cores]
-    sums = kernels.sum_fit(
+    sums = loops.sum_fit(
         owner, np.any(owned, axis=0), volume(off, 1), fit.inner, fit.margin, UNIT,
         *fit.centres, *fit.identity, PHI, PHI_SHIFT,
     )  # fmt: skip
@@ -190,13 +204,13 @@ def label_windows(
         labels = np.zeros(grid.box_shape(core), dtype=np.uint64)
         first, shape = three(grid.origin(core), 0), three(labels.shape, 1)
         first = first - fit.inner + fit.margin
-        in_core = kernels.name_core(labels.reshape(tuple(shape)), owner, first, seeds.gid)
+        in_core = loops.name_core(labels.reshape(tuple(shape)), owner, first, seeds.gid)
         around = _around(core, image_shape) if faces else core
         ahead = three([a.stop - c.stop for a, c in zip(around, core, strict=True)], 0)
         contacts = empty_tables(settings, id_stride)[2]
         if settings.join:
             inside = first, shape, ahead
-            contacts = _contacts(read, fg, box, around, owner, inside, seeds.gid)
+            contacts = _contacts(read, fg, box, around, owner, inside, seeds.gid, loops)
         seen = in_core > 0
         yield Labelled(
             labels,
@@ -208,7 +222,7 @@ def label_windows(
                 seeds.gid[seen], in_core[seen], tuple(part[seen] for part in whole), len(core)
             ),
             contacts,
-            kernels.outlines(owner, first, shape, ahead)[3 - len(core) :],
+            loops.outlines(owner, first, shape, ahead)[3 - len(core) :],
         )  # fmt: skip
 
 
@@ -235,10 +249,11 @@ def _contacts(
     owner: np.ndarray,
     inside: tuple[np.ndarray, ...],
     gid: np.ndarray,
+    loops: Loops,
 ) -> Columns:
     """Return which objects touch at the voxels of the core; see `label_windows`."""
     first, shape, ahead = inside
-    one, other, weakest = kernels.interfaces(
+    one, other, weakest = loops.interfaces(
         owner,
         first,
         shape,
@@ -257,21 +272,22 @@ def _fitted(
     settings: Settings,
     bounds: Bounds,
     id_stride: Sequence[int] | None,
+    loops: Loops,
 ) -> "Owned | None":
     """Return the owners of the voxels of mode local; None when there is no object."""
-    fg = read("fg", wide_box)
+    fg = np.ascontiguousarray(read("fg", wide_box))
     inner = grid.shift(box, grid.origin(wide_box))
     if not (fg[inner] >= settings.fg_least).any():
         return None
     margin_px = reach(settings, bounds).maxima
-    seeds = find_seeds(read, np.ascontiguousarray(fg), wide_box, image_shape, settings, margin_px)
+    seeds = find_seeds(read, fg, wide_box, image_shape, settings, margin_px, loops)
     if len(seeds.gid) == 0:
         return None
     fg = np.ascontiguousarray(fg[inner])  # what is around it is not needed any more
     off = np.ascontiguousarray(read("off", box))
     seeds = kept(placed(seeds, read, off, box, wide_box, bounds), settings)
     fit = Fit.of(read, seeds, box, wide_box, settings, id_stride)
-    return Owned(seeds, fit, fg, off, owners(fit, fg, off, settings, bounds))
+    return Owned(seeds, fit, fg, off, owners(fit, fg, off, settings, bounds, loops))
 
 
 def _shifted(
@@ -282,6 +298,7 @@ def _shifted(
     settings: Settings,
     bounds: Bounds,
     id_stride: Sequence[int] | None,
+    _: Loops,
 ) -> "Owned | None":
     """Return the same as `_fitted` of mode meanshift; an object is named after its best voxel."""
     fg = read("fg", wide_box)

@@ -44,6 +44,16 @@ def load() -> None:
     box_sum(np.zeros((1, 1, 1), dtype=np.uint16))
 
 
+def nobody(shape: Sequence[int]) -> np.ndarray:
+    """Return the owners of voxels that nobody owns yet."""
+    return np.zeros(shape, dtype=np.int32)
+
+
+def at(score: np.ndarray, voxel: np.ndarray) -> np.ndarray:
+    """Return the values at (n, 3) places, int64."""
+    return score[tuple(voxel.T)].astype(np.int64)
+
+
 @njit(cache=True, nogil=True)
 def _is_maximum(score, z, y, x, window):
     """Tell whether a voxel beats all others in the window; the earlier one wins a tie."""
@@ -153,7 +163,7 @@ def _identity_cost(identity, one, vectors, cell, seed_vector):
 
 
 @njit(cache=True, nogil=True)
-def _cubes(centre, radius):
+def cubes(centre, radius):
     """Tell of every cube which seeds may accept what points into it.
 
     Returns
@@ -203,7 +213,7 @@ def assign(
     Returns the largest offset along each axis that was met.
     """
     farthest = np.zeros(3, dtype=np.int64)
-    low, counts, start, seeds = _cubes(centre, radius)
+    low, counts, start, seeds = cubes(centre, radius)
     at = np.empty((len(centre), 6), dtype=np.int64)
     at[:, :3] = centre
     at[:, 3:] = weight

@@ -30,6 +30,13 @@ def keep_memory() -> None:
         mallopt(M_ARENA_MAX, 1)
 
 
+def has_cuda() -> bool:
+    """Tell whether there is a driver of NVIDIA; if not, PyTorch need not be asked for a GPU."""
+    with contextlib.suppress(OSError):
+        return bool(ctypes.CDLL("libcuda.so.1"))
+    return False
+
+
 @functools.cache
 def cpu() -> str:
     """Return the kind of processor, as far as the system tells: name, family, vectors."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from iaunet.kernels import three
 from iaunet.settings import Settings
 
 Read = Callable[[str, grid.Box], np.ndarray]
+Loops = Any
+"""`kernels`, or what has the same functions on another device: `tensorkernels.TensorKernels`."""
 
 
 PART_PX = {2: (1024, 1024), 3: (64, 256, 256)}
@@ -41,15 +44,16 @@ def find_seeds(
     image_shape: Sequence[int],
     settings: Settings,
     margin_px: Sequence[int],
+    loops: Loops,
 ) -> Seeds:
     """Return the seeds in the box of `fg`, not yet with centre and bandwidth."""
-    score, origin = seed_scores(read, box, image_shape, settings, margin_px)
+    score, origin = seed_scores(read, box, image_shape, settings, margin_px, loops)
     least = math.floor(settings.seed * score_one(settings)) + 1
-    voxel = kernels.find_seeds(
+    voxel = loops.find_seeds(
         score, volume(fg), least, settings.fg_least,
         three(settings.seed_window, 0), three(grid.origin(box), 0) - origin,
     )  # fmt: skip
-    score = score[tuple(voxel.T)].astype(np.int64)
+    score = loops.at(score, voxel)
     voxel += origin
     return Seeds(gids(voxel, image_shape), score, voxel, voxel, voxel)
 
@@ -60,12 +64,13 @@ def seed_scores(
     image_shape: Sequence[int],
     settings: Settings,
     margin_px: Sequence[int],
+    loops: Loops = kernels,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the seed map, smoothed, of a box and a margin, three axes; and its first voxel."""
     read_box = grid.grow(box, margin_px, image_shape)
     score = volume(np.ascontiguousarray(read("seed", read_box)))
     for _ in range(settings.smooth):
-        score = kernels.box_sum(score)
+        score = loops.box_sum(score)
     return score, three(grid.origin(read_box), 0)
 
 
