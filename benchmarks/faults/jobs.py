@@ -33,7 +33,7 @@ OUTPUTS = {
     "summarize": ("--output-csv", "--output-html"),
 }
 VOLATILE = {"seconds", "cpu_seconds", "network_seconds", "started", "peak_memory_mb", "mpx_per_s"}
-VOLATILE |= {"network_cpu_seconds", "block_seconds", "clustering_seconds", "first_tile_seconds"}
+VOLATILE |= {"network_cpu_seconds", "block_seconds", "clustering_seconds"}
 VOLATILE |= {"host", "folder", "checksum", "outputs"}
 """Keys of JSON files that differ from run to run: times, places, and checksums of what has them."""
 

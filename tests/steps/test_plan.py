@@ -79,7 +79,7 @@ def test_without_calibrating_rates_are_those_that_the_same_model_had_here(folder
         {"step": "infer", "device": "cpu", "network_cpu_seconds": 720, "voxels_computed": 20_000}
         | {"voxels_decoded": 20_000}
         | {"output_bytes": 40_000},
-        {"step": "cluster", "n_tiles": 1, "clustering_seconds": 0, "first_tile_seconds": 0}
+        {"step": "cluster", "n_tiles": 1, "clustering_seconds": 0}
         | {"n_objects": 3, "output_bytes": 2_000},
     ]
     provenance = {"model": {"path": "m.safetensors"}, "steps": steps}

@@ -68,7 +68,6 @@ ADDED = (
     "halo_changed",
     "network_cpu_seconds",
     "clustering_seconds",
-    "first_tile_seconds",
     "output_bytes",
 )
 """What the records of several jobs of one step are added in."""

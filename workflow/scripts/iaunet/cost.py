@@ -47,11 +47,14 @@ MEASURED_PX = {2: (2048, 2048), 3: (64, 512, 512)}
 """What measure.py holds at once."""
 SHOWN_MVOXEL = 3.0
 """What report.py holds at once, about."""
-STEP_MB = {"tile": 145, "cluster": 250, "number": 250, "paint": 255}
+STEP_MB = {"tile": 145, "cluster": 280, "number": 250, "paint": 255}
 STEP_MB |= {"stitch": 255, "measure": 270, "report": 265}
 """Of a step without any image."""
-CORE_MB = {"cluster": 60, "paint": 52, "stitch": 52}
+CORE_MB = {"paint": 52, "stitch": 52}
 """Per million voxels of the core of a tile."""
+LABELLED_MB = {2: 12, 3: 15}
+"""Per million voxels that a thread of cluster.py labels at once, of which there are most so many:"""
+LABELLED_MVOXEL = 134.3
 HELD_MB = {"measure": {2: 33, 3: 15}, "report": {2: 50, 3: 80}}
 """Per million voxels of the image that is held at once."""
 OBJECT_BYTES = {"cluster": 1300, "number": 1600, "paint": 100}
@@ -172,7 +175,7 @@ class Rates:
 RATES = {
     2: Rates(
         network=0.9,
-        cluster=0.2,
+        cluster=0.07,
         tile=0.03,
         stitch=0.03,
         measure=0.05,
@@ -184,7 +187,7 @@ RATES = {
     ),
     3: Rates(
         network=0.7,
-        cluster=0.6,
+        cluster=0.15,
         tile=0.03,
         stitch=0.05,
         measure=0.1,
@@ -235,7 +238,9 @@ def peak_mb(step: str, size: Size, *, threads: int = 1, rates: Rates | None = No
     held = math.prod(map(min, MEASURED_PX[ndim], size.shape)) / MVOXEL
     held = held if step == "measure" else min(SHOWN_MVOXEL, size.voxels)
     found = STEP_MB[step] + objects * OBJECT_BYTES.get(step, 0) / 2**20
-    found += CORE_MB.get(step, 0) * core * (threads if step == "cluster" else 1)
+    found += CORE_MB.get(step, 0) * core
+    if step == "cluster":
+        found += LABELLED_MB[ndim] * min(threads * LABELLED_MVOXEL, size.grid_voxels)
     found += HELD_MB.get(step, {}).get(ndim, 0) * held
     if step == "tile":
         found += min(READ_MB, 3 * size.voxels * size.itemsize) + ASKED_MB[ndim] * size.asks
@@ -302,17 +307,12 @@ def measured(steps: Sequence[Mapping], source: str) -> Rates | None:
         voxels, grid_voxels = (math.prod(sides) / MVOXEL for sides in (shape, to))
         rates = RATES[len(shape)]
         clock = "network_cpu_seconds" if infer["device"] == "cpu" else "network_seconds"
-        # The first tile loads what numba compiled.
-        jobs, tiles = cluster.get("n_jobs", 1), cluster["n_tiles"]
-        later = cluster["clustering_seconds"] - cluster["first_tile_seconds"]
-        share = (tiles - jobs) / tiles
-        seconds = later / share if share else cluster["clustering_seconds"]
         asking = tile["cpu_seconds"] - STARTING["tile"] - (rates.tile + LOOKING) * voxels
         network_voxels = worked(infer["voxels_computed"], infer["voxels_decoded"])
         return replace(
             rates,
             network=infer[clock] / network_voxels * MVOXEL,
-            cluster=seconds / grid_voxels,
+            cluster=cluster["clustering_seconds"] / grid_voxels,
             asking=max(0.0, asking),
             objects=cluster["n_objects"] / voxels,
             image_bytes=tile["output_bytes"] / voxels / MVOXEL,
