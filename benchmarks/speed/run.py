@@ -330,19 +330,14 @@ def imports() -> dict[str, float]:
 
 def measure_network(args: argparse.Namespace) -> pd.DataFrame:
     """Return infer.py beside the bare network, cluster.py beside both, and bytes per voxel."""
-    start = imports()
     rows = [
-        measure_precision(args, ndim, precision, start["cluster"])
-        for ndim in SEGMENTED
-        for precision in PRECISIONS
+        measure_precision(args, ndim, precision) for ndim in SEGMENTED for precision in PRECISIONS
     ]
     return pd.DataFrame(rows)
 
 
-def measure_precision(
-    args: argparse.Namespace, ndim: int, precision: str, start: float
-) -> dict[str, object]:
-    """Return a row of `measure_network`; `start`: what cluster.py needs before it begins."""
+def measure_precision(args: argparse.Namespace, ndim: int, precision: str) -> dict[str, object]:
+    """Return a row of `measure_network`."""
     shape = SEGMENTED[ndim]
     folder = args.work / f"network-{ndim}"
     image = field(shape)
@@ -360,7 +355,7 @@ def measure_precision(
         infer["voxels"] / seconds / 1e6
         for seconds in (network["seconds"], infer["network_cpu_seconds"])
     ]
-    clustering = min(run["cluster"]["cpu_seconds"] for run in runs) - start
+    clustering = min(run["cluster"]["clustering_seconds"] for run in runs)
     row = {
         "image": f"{ndim}D, {' x '.join(map(str, shape))}",
         "precision": infer["precision"],

@@ -53,8 +53,9 @@ STEP_MB |= {"stitch": 255, "measure": 270, "report": 265}
 CORE_MB = {"paint": 52, "stitch": 52}
 """Per million voxels of the core of a tile."""
 LABELLED_MB = {2: 12, 3: 15}
-"""Per million voxels that a thread of cluster.py labels at once, of which there are most so many:"""
+"""Per million voxels that a thread of cluster.py labels at once."""
 LABELLED_MVOXEL = 134.3
+"""Of these, at most."""
 HELD_MB = {"measure": {2: 33, 3: 15}, "report": {2: 50, 3: 80}}
 """Per million voxels of the image that is held at once."""
 OBJECT_BYTES = {"cluster": 1300, "number": 1600, "paint": 100}
