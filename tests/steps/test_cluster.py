@@ -244,7 +244,7 @@ def test_a_device_without_memory_gives_the_same_bytes_and_a_warning(
     monkeypatch.setattr(tensorkernels.TensorKernels, "keep_component", no_memory)
     run_batch(tmp_path / "short", words, 1)
     assert contents(tmp_path / "short") == contents(tmp_path / "enough")
-    assert "tiles 6, 7, 8: out of memory on cpu, labelled on the CPU" in caplog.text
+    assert "tiles 5, 6, 7, 8: out of memory on cpu, labelled on the CPU" in caplog.text
 
 
 @pytest.mark.parametrize(("wanted", "message"), [("cuda:99", "not there"), ("gpu", "use auto")])

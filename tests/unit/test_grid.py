@@ -63,35 +63,3 @@ def test_one_setting_of_sizes_serves_2d_and_3d():
         assert grid.sizes_of(sizes, (64, 64)) == (256, 128)
     assert grid.sizes_of((256, 128), (16, 64, 64)) == (16, 256, 128)
     assert grid.sizes_of((32, 256, 128), (16, 64, 64)) == (32, 256, 128)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("shape", "core", "halo"), GRIDS)
-def test_every_tile_is_in_one_window_and_windows_are_no_larger_than_allowed(
-    shape, core, halo, threads, rng
-):
-    tiles = list(grid.tiles(shape, core))
-    for first in range(len(tiles)):
-        some = tiles[first : first + int(rng.integers(1, 1 + len(tiles)))]
-        alone = max(math.prod(grid.box_shape(grid.grow(t.core, halo, shape))) for t in some)
-        for most in (1, 100, 10**9):
-            windows = grid.gathered(some, shape, core, halo, most_voxels=most, threads=threads)
-            assert sorted(t.index for window in windows for t in window) == [t.index for t in some]
-            sizes = [
-                math.prod(
-                    grid.box_shape(grid.grow(grid.hull([t.core for t in window]), halo, shape))
-                )
-                for window in windows
-            ]
-            assert max(sizes) <= max(most, alone)
-        if threads == 1:
-            assert sum(sizes) <= sum(
-                math.prod(grid.box_shape(grid.grow(t.core, halo, shape))) for t in some
-            )
-
-
-def test_tiles_without_margin_are_left_to_as_many_threads_as_there_are():
-    row = list(grid.tiles((8, 64), (8, 8)))
-    windows = grid.gathered(row, (8, 64), (8, 8), (0, 0), most_voxels=10**6, threads=4)
-    assert len(windows) == 4
-    assert grid.gathered([], (8, 64), (8, 8), (0, 0), most_voxels=10**6, threads=4) == []

@@ -39,6 +39,7 @@ from iaunet import (
     quarantine,
     tables,
     tiling,
+    windows,
 )
 from iaunet.errors import InputError, OptionError
 from iaunet.fixedpoint import SCALE
@@ -146,13 +147,13 @@ def concatenate(
 
 def in_turn(
     label: Callable[[Sequence[grid.Tile]], list[Found | Failed]],
-    windows: Iterable[Sequence[grid.Tile]],
+    together: Iterable[Sequence[grid.Tile]],
     threads: int,
 ) -> Iterator[tuple[grid.Tile, Found | Failed]]:
     """Yield what is found of the tiles of every window, in turn; one more per thread is ahead."""
     with ThreadPoolExecutor(threads) as pool:
         coming: deque = deque()
-        for tiles in windows:
+        for tiles in together:
             coming.append((tiles, pool.submit(label, tiles)))
             if len(coming) > threads:
                 first, found = coming.popleft()
@@ -217,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if index not in without
         ]
         margin = [sum(parts) + 1 for parts in zip(far.extent, far.seeds, far.maxima, strict=True)]
-        windows = grid.gathered(
+        together = windows.gathered(
             wanted, shape, core, far.extent, most_voxels=most_voxels, threads=args.threads
         )
 
@@ -249,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 return found
             return [found] if len(some) == 1 else [attempt([tile])[0] for tile in some]
 
-        for tile, found in in_turn(attempt, windows, args.threads):
+        for tile, found in in_turn(attempt, together, args.threads):
             if isinstance(found, Failed):
                 failed.append(quarantine.failure(tile, args.batch, "cluster", found.cause))
                 writer.write_empty(tile)

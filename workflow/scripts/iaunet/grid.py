@@ -75,58 +75,6 @@ def tiles_meeting(shape: Sequence[int], core_px: Sequence[int], box: Box) -> lis
     return found
 
 
-def gathered(
-    some: Sequence[Tile],
-    shape: Sequence[int],
-    core_px: Sequence[int],
-    margin_px: Sequence[int],
-    *,
-    most_voxels: int,
-    threads: int,
-) -> list[list[Tile]]:
-    """Gather tiles into windows, such that least is looked at more than once.
-
-    A window is the hull of its tiles and the margin around it. It has at most `most_voxels`,
-    or as many as that of one tile needs. A thread is thought to take as long as its voxels; of
-    choices that take as long the one with fewest windows is taken.
-
-    Returns
-    -------
-    The tiles of every window; tiles and windows in raster order.
-
-    Examples
-    --------
-    >>> row = list(tiles((8, 64), (8, 8)))
-    >>> found = gathered(row, (8, 64), (8, 8), (4, 4), most_voxels=200, threads=1)
-    >>> [len(together) for together in found]
-    [2, 2, 2, 2]
-    """
-    if not some:
-        return []
-    positions = [tuple(s.start // n for s, n in zip(t.core, core_px, strict=True)) for t in some]
-    alone = max(math.prod(box_shape(grow(tile.core, margin_px, shape))) for tile in some)
-    sides = [range(1, 2 + max(line) - min(line)) for line in zip(*positions, strict=True)]
-    best: tuple[tuple[float, int], list[list[Tile]]] | None = None
-    for side in itertools.product(*sides):
-        least = math.prod(n * size for n, size in zip(side, core_px, strict=True))
-        if math.prod(side) > 1 and least > most_voxels:
-            continue
-        windows: dict[tuple[int, ...], list[Tile]] = {}
-        for tile, position in zip(some, positions, strict=True):
-            key = tuple(at // n for at, n in zip(position, side, strict=True))
-            windows.setdefault(key, []).append(tile)
-        boxes = [
-            grow(hull([t.core for t in those]), margin_px, shape) for those in windows.values()
-        ]
-        voxels = [math.prod(box_shape(box)) for box in boxes]
-        if max(voxels) > max(most_voxels, alone):
-            continue
-        took = max(sum(voxels) / threads, max(voxels)), len(voxels)
-        if best is None or took < best[0]:
-            best = took, list(windows.values())
-    return best[1]
-
-
 def sizes_of(sizes: Sequence[int], default: Sequence[int]) -> tuple[int, ...]:
     """Return one size per axis of `default`, from sizes for y, x or for z, y, x.
 
