@@ -1,5 +1,6 @@
 """The scale benchmark draws what infer.py would leave, of any size, and all steps take it."""
 
+import importlib
 import importlib.util
 import json
 
@@ -36,3 +37,11 @@ def test_a_drawn_image_is_one_tile_repeated(tmp_path, shape):
         np.testing.assert_array_equal(reader.read("fg", tile.core), first[same])
         np.testing.assert_array_equal(image[tile.core], pixels[same])
     assert json.loads((folder / "tiles.json").read_text())["n_batches"] == n_batches
+
+
+@pytest.mark.parametrize("step", ["cluster", "stitch", "measure"])
+def test_the_options_of_the_jobs_are_those_of_the_steps(tmp_path, step):
+    options = load("drawn").options(tmp_path, tmp_path / "m.safetensors", 3)
+    assert len(options[step]) == (3 if step == "cluster" else 1)
+    for words in options[step]:
+        importlib.import_module(step).parse_args([str(word) for word in words])

@@ -109,6 +109,49 @@ def write(folder: Path, shape: Sequence[int], n_objects: int, model: Mapping) ->
     return len(runs)
 
 
+def options(folder: Path, model: Path, n_batches: int) -> dict[str, list[list[object]]]:
+    """Return the options of the steps after the network, one list of words per job."""
+    ends = {
+        "labels": "zarr",
+        "tables": "parquet",
+        "sightings": "sightings.parquet",
+        "contacts": "contacts.parquet",
+    }
+    (folder / "labels").mkdir()
+    made = {
+        name: [folder / "labels" / f"{batch}.{end}" for batch in range(n_batches)]
+        for name, end in ends.items()
+    }
+    stores = [folder / "outputs" / f"{batch}.zarr" for batch in range(n_batches)]
+    result, table, seams = folder / "drawn.ome.zarr", folder / "ids.parquet", folder / "seams.csv"
+    tiles = ["--tiles", folder / "tiles.json"]
+    of_all = [word for name, paths in made.items() for word in (f"--{name}", *paths)]
+    return {
+        "cluster": [
+            [
+                *tiles, "--model", model, "--outputs", *stores, "--batch", k,
+                "--output", made["labels"][k], "--table", made["tables"][k],
+                "--sightings", made["sightings"][k], "--contacts", made["contacts"][k],
+            ]
+            for k in range(n_batches)
+        ],
+        "stitch": [
+            [
+                *tiles, "--store", folder / "image.zarr", *of_all, "--output", result,
+                "--identities", table, "--seams", seams,
+            ]
+        ],
+        "measure": [
+            [
+                *tiles, "--store", result, "--identities", table, "--seams", seams,
+                "--output-csv", folder / "objects.csv",
+                "--output-parquet", folder / "objects.parquet",
+                "--metrics", folder / "metrics.json", "--provenance", folder / "provenance.json",
+            ]
+        ],
+    }  # fmt: skip
+
+
 def _write_image(folder: Path, shape: Sequence[int], image: np.ndarray) -> None:
     """Write the image; its coarser levels stay empty."""
     axes = "zyx"[-len(shape) :]

@@ -69,47 +69,14 @@ def run(shape: Sequence[int], work: Path, n_objects: int) -> list[dict]:
     model = REPOSITORY / "resources/models" / f"{MODELS[len(shape)]}.safetensors"
     meta = {"name": MODELS[len(shape)], "sha256": checksums.sha256(model)}
     n_batches = drawn.write(folder, shape, n_objects, meta)
-    tiles = folder / "tiles.json"
-    made = {
-        option: [folder / "labels" / f"{batch}.{end}" for batch in range(n_batches)]
-        for option, end in (
-            ("labels", "zarr"),
-            ("tables", "parquet"),
-            ("sightings", "sightings.parquet"),
-            ("contacts", "contacts.parquet"),
-        )
-    }
-    stores = [folder / "outputs" / f"{batch}.zarr" for batch in range(n_batches)]
-    (folder / "labels").mkdir()
     records = {
-        "cluster": [
-            step(
-                "cluster", folder / f"cluster-{k}.json", "--tiles", tiles, "--model", model,
-                "--outputs", *stores, "--batch", k, "--output", made["labels"][k],
-                "--table", made["tables"][k], "--sightings", made["sightings"][k],
-                "--contacts", made["contacts"][k],
-            )
-            for k in range(n_batches)
-        ]
-    }  # fmt: skip
-    result, table, seams = folder / "drawn.ome.zarr", folder / "ids.parquet", folder / "seams.csv"
-    lists = [word for name, paths in made.items() for word in (f"--{name}", *paths)]
-    records["stitch"] = [
-        step(
-            "stitch", folder / "stitch.json", "--store", folder / "image.zarr", "--tiles", tiles,
-            *lists, "--output", result, "--identities", table, "--seams", seams,
-        )
-    ]  # fmt: skip
-    records["measure"] = [
-        step(
-            "measure", folder / "measure.json", "--store", result, "--tiles", tiles,
-            "--identities", table, "--seams", seams, "--output-csv", folder / "objects.csv",
-            "--output-parquet", folder / "objects.parquet", "--metrics", folder / "metrics.json",
-            "--provenance", folder / "provenance.json",
-        )
-    ]  # fmt: skip
+        name: [step(name, folder / f"{name}-{k}.json", *words) for k, words in enumerate(jobs)]
+        for name, jobs in drawn.options(folder, model, n_batches).items()
+    }
+    result = folder / "drawn.ome.zarr"
+    stores = [folder / "labels" / f"{batch}.zarr" for batch in range(n_batches)]
     with zarr.config.set(chunks.ZARRS_OWN):
-        copying = copy_seconds(result, folder / "copy.zarr", made["labels"], tiles)
+        copying = copy_seconds(result, folder / "copy.zarr", stores, folder / "tiles.json")
     n = json.loads((folder / "metrics.json").read_text())["n_objects"]
     rows = [
         {

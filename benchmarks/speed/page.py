@@ -82,10 +82,7 @@ def goals(tables: Path) -> list[dict[str, str]]:
     tile, network = read(tables / "tile.csv"), read(tables / "network.csv")
     small = small_images(tables)
     mosaic = read(tables / "mosaic.csv").set_index("who")
-    scale = read(DOCS / "scale/scale.csv")
-    seconds = scale.pivot_table(index="shape", columns="step", values="cpu_seconds")
-    large = scale.groupby("shape")["voxels"].first() > 1e8
-    stitch = (seconds["stitch"] / seconds["copy"])[large]
+    stitch = read(tables / "stitch.csv")
     backends = pd.concat([read(DOCS / f"backends-{n}d.csv") for n in (2, 3)])
     int8 = backends[backends["precision"] == "int8"]["times_as_fast"]
     half = backends[backends["precision"] == "bfloat16"]["times_as_fast"]
@@ -103,7 +100,9 @@ def goals(tables: Path) -> list[dict[str, str]]:
             "`tile.py`",
             "compressing the chunks of level 0 in memory",
             "0.6 of that rate",
-            span(tile["of_the_codec_rate"]),
+            f"{span(tile['of_the_codec_rate'])}, decoding counted {span(tile['with_decoding'])}; "
+            "decoding, checksum and compression of all levels, which nobody can leave out: "
+            f"{span(tile['least_of_ours'])}",
             met=tile["of_the_codec_rate"].min() >= 0.6,
         ),
         goal(
@@ -153,8 +152,8 @@ def goals(tables: Path) -> list[dict[str, str]]:
             "`stitch.py`",
             "zarr reading and writing the same labels",
             "at most 1.25 times",
-            f"{span(stitch)} times, images above 100 million voxels",
-            met=stitch.max() <= 1.25,
+            f"{span(stitch['of_a_copy'])} times",
+            met=stitch["of_a_copy"].max() <= 1.25,
         ),
         goal(
             "`measure.py`",
@@ -234,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "profiles": profiles(args.tables),
         **{
             name: table(read(args.tables / f"{name}.csv"))
-            for name in ("tile", "network", "scaling", "threads", "mosaic")
+            for name in ("tile", "network", "stitch", "scaling", "threads", "mosaic")
         },
     }
     for name, part in parts.items():

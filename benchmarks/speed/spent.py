@@ -31,7 +31,7 @@ PARTS: dict[str, dict[str, list[str]]] = {
     "tile": {
         "reading the file": ["iaunet.images:open_image", "iaunet.images:Image.read"],
         "histogram": ["iaunet.normalize:Histogram.add", "iaunet.normalize:Histogram.limits"],
-        "pyramid": ["iaunet.omezarr:halved_mean"],
+        "pyramid": ["iaunet.halving:halved_mean"],
         "compressing and writing": ["iaunet.omezarr:write_box"],
         "metadata of the store": [
             "iaunet.omezarr:create_image",
@@ -181,7 +181,7 @@ def replace(name: str, wrap: Callable[[Callable], Callable]) -> None:
     """Put something around a function or method, ``module:name``, wherever it is known."""
     module, _, path = name.partition(":")
     *owners, last = path.split(".")
-    owner = sys.modules[module]
+    owner = importlib.import_module(module)
     for part in owners:
         owner = getattr(owner, part)
     original = getattr(owner, last)

@@ -12,7 +12,7 @@ from ome_zarr_models.common.omero import Omero
 from ome_zarr_models.v05 import Image as ValidImage
 
 import tile
-from iaunet import images, omezarr
+from iaunet import halving, images, omezarr
 from iaunet.errors import InputError
 from runs import write_header_model
 
@@ -166,7 +166,7 @@ def test_every_level_is_the_mean_of_the_one_before(run, shape, spacing, rng, mon
     for level, lengths in enumerate(omezarr.read_meta(store).levels):
         if level:
             factors = [1 if a == b else 2 for a, b in zip(fine.shape, lengths, strict=True)]
-            fine = omezarr.halved_mean(fine, factors)
+            fine = halving.halved_mean(fine, factors)
         np.testing.assert_array_equal(omezarr.open_level(store, level)[...], fine)
     assert level > 1
 

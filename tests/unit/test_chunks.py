@@ -5,7 +5,7 @@ import pytest
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 
-from iaunet import chunks
+from iaunet import chunks, grid
 
 KINDS = {
     "shards": {"chunks": (4, 8), "shards": (8, 16), "compressors": [ZstdCodec(), Crc32cCodec()]},
@@ -50,3 +50,39 @@ def test_chunks_are_unpacked_as_zarr_does_it(tmp_path, kind):
             with zarr.config.set(way):
                 found.append(zarr.open_array(tmp_path / "array", mode="r")[box])
         np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("empty_too", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chunk_that_is_written_whole_is_the_file_that_zarr_writes(tmp_path, kind, empty_too):
+    values = np.random.default_rng(0).integers(0, 9, (21, 37)).astype("u2")
+    values[8:16, 16:32] = 0
+    found = []
+    for way, write in ((chunks.ZARRS_OWN, zarr.Array.__setitem__), (chunks.SETTINGS, chunks.write)):
+        path = tmp_path / write.__name__
+        with zarr.config.set(way):
+            array = zarr.create_array(
+                path, shape=values.shape, dtype="u2", fill_value=7, **KINDS[kind],
+                config={"write_empty_chunks": empty_too},
+            )  # fmt: skip
+            for tile in grid.tiles(array.shape, array.shards or array.chunks):
+                write(array, tile.core, values[tile.core])
+            write(array, np.s_[3:9, 2:11], values[3:9, 2:11].astype("u1"))  # no whole chunk
+            np.testing.assert_array_equal(array[:], values)
+        files = [file for file in path.rglob("*") if file.is_file()]
+        found.append({file.relative_to(path): file.read_bytes() for file in files})
+    assert found[0] == found[1]
+
+
+def test_a_chunk_that_is_written_again_leaves_linked_files_alone(tmp_path):
+    with zarr.config.set(chunks.SETTINGS):
+        config = {"write_empty_chunks": True}
+        array = zarr.create_array(
+            tmp_path / "a", shape=(8,), chunks=(8,), dtype="u1", config=config
+        )
+        chunks.write(array, np.s_[0:8,], np.ones(8, "u1"))
+        (tmp_path / "linked").hardlink_to(tmp_path / "a/c/0")
+        before = (tmp_path / "linked").read_bytes()
+        chunks.write(array, np.s_[0:8,], np.zeros(8, "u1"))
+    assert (tmp_path / "linked").read_bytes() == before
+    assert not array[:].any()

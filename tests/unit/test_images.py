@@ -511,6 +511,16 @@ def test_a_truncated_multi_page_tiff_is_told(tmp_path, rng):
             images.open_image(path).read()
 
 
+def test_a_tiff_that_is_cut_while_it_is_read_is_told(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((64, 64), np.uint16))
+    image = images.open_image(path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 100)
+    with pytest.raises(InputError, match="the file became shorter"):
+        image.read()
+
+
 def test_a_truncated_png_is_told(tmp_path, rng):
     content = imagecodecs.png_encode(drawn((60, 60), np.uint8, rng))
     (tmp_path / "a.png").write_bytes(content[: len(content) // 2])

@@ -20,6 +20,7 @@ LAYERS = {
         "extras",
         "fixedpoint",
         "grid",
+        "halving",
         "labels",
         "normalize",
         "quarantine",

@@ -6,7 +6,7 @@ import zarr
 from ome_zarr_models.v05 import Image as ValidImage
 from ome_zarr_models.v05 import Labels as ValidLabels
 
-from iaunet import omezarr
+from iaunet import halving, omezarr
 from iaunet.errors import InputError
 
 CASES = [
@@ -83,9 +83,9 @@ def test_a_coarser_pixel_is_the_rounded_mean_of_its_pixels(
 
 def test_halves_are_rounded_up_without_overflow():
     block = np.array([[255, 255], [255, 254]], np.uint8)
-    assert omezarr.halved_mean(block, (2, 2)) == 255
-    assert omezarr.halved_mean(np.array([[0, 1], [1, 0]], np.uint8), (2, 2)) == 1
-    assert omezarr.halved_mean(np.array([[-1, -2], [-1, -2]], np.int8), (2, 2)) == -1
+    assert halving.halved_mean(block, (2, 2)) == 255
+    assert halving.halved_mean(np.array([[0, 1], [1, 0]], np.uint8), (2, 2)) == 1
+    assert halving.halved_mean(np.array([[-1, -2], [-1, -2]], np.int8), (2, 2)) == -1
 
 
 def test_the_pyramid_does_not_depend_on_the_size_of_the_pieces(tmp_path, rng, monkeypatch):

@@ -30,6 +30,7 @@ from iaunet import (
     sealed,
 )
 from iaunet.errors import InputError, OptionError
+from iaunet.grid import Box
 
 log = logging.getLogger("tile")
 
@@ -258,9 +259,7 @@ def write_store(
     # Two shards wide, so that what lies under one shard of level 1 lies in one row of boxes.
     align_px = (*array.shards[:-1], 2 * array.shards[-1])
     for box in levels.ordered(image.blocks(align_px)):
-        values = _in_range(image, image.read(box), dtype)
-        histogram.add(values)
-        levels.write(box, values)
+        _copy(image, box, levels, histogram)
     levels.close()
     if histogram.n_nan or histogram.n_infinite:
         raise InputError(
@@ -271,6 +270,15 @@ def write_store(
         stored = (array[box] for box in omezarr.shard_boxes(array))
         histogram.refine(stored, percentiles)
     return histogram.limits(percentiles)
+
+
+def _copy(
+    image: images.Image, box: Box, levels: omezarr.Levels, histogram: normalize.Histogram
+) -> None:
+    """Read a box, count its values and write it; it is let go of before the next one is read."""
+    values = _in_range(image, image.read(box), histogram.dtype)
+    histogram.add(values)
+    levels.write(box, values)
 
 
 def _in_range(image: images.Image, values: np.ndarray, dtype: np.dtype) -> np.ndarray:

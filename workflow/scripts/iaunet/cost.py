@@ -41,7 +41,7 @@ AHEAD_BYTES = 20
 PENDING = 5
 ASKED_MB = {2: 600, 3: 900}
 """More in tile.py when the network is asked how large the objects are."""
-READ_MB = 100
+READ_MB = 150
 """Of an image that is copied, at most."""
 MEASURED_PX = {2: (2048, 2048), 3: (64, 512, 512)}
 """What measure.py holds at once."""

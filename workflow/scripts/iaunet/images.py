@@ -89,8 +89,8 @@ class Image:
         """Yield boxes of about `max_bytes` that partition the image, in the order of the file.
 
         They start at multiples of `align_px` and are as wide as the limit allows, a power of two
-        times that of `align_px`; by default 16 MB, or 64 MB where the file is compressed by full
-        rows.
+        times that of `align_px`; by default 16 MB, or 64 MB where whole rows lie together in the
+        file.
         """
         max_bytes = max_bytes or (ROWS_BYTES if self._scene.full_rows else BLOCK_BYTES)
         row_bytes = math.prod(align_px[:-1]) * self.dtype.itemsize

@@ -27,6 +27,8 @@ SMALLEST_LEVEL_PX = 256
 INNER_PX = {2: (512, 512), 3: (16, 128, 128)}
 SHARD_PX = {2: (1024, 1024), 3: (16, 512, 512)}
 PIECE_BYTES = 4 << 20
+SLAB_BYTES = 1 << 20
+"""Of values of which a coarser level is made at a time: they and it stay in the processor."""
 CLASS_RGB = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233)]
 """Colours of classes in viewers, which stay apart for colour-blind readers (Okabe and Ito)."""
 INSTANCES, SEMANTIC = "instances", "semantic"
@@ -145,7 +147,7 @@ def level_factors(
 
 def write_pyramid(group_path: Path) -> None:
     """Fill levels 1, 2, ... of the image from level 0 with means, in bounded memory."""
-    _fill_levels(_open_group(group_path, "r+"), halved_mean)
+    _fill_levels(_open_group(group_path, "r+"), _reduction(None))
 
 
 def write_label_pyramid(path: Path, name: str | None = INSTANCES) -> None:
@@ -154,28 +156,16 @@ def write_label_pyramid(path: Path, name: str | None = INSTANCES) -> None:
     In bounded memory. `name` is that of labels of an image; None: the store is the labels.
     """
     labels = Path(path) / "labels" / name if name else Path(path)
-    _fill_levels(_open_group(labels, "r+"), strided)
+    _fill_levels(_open_group(labels, "r+"), _reduction("labels"))
 
 
-def halved_mean(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """Return means over 2 neighbours along each axis whose factor is 2.
+def _reduction(name: str | None) -> Reduction:
+    """Return what makes a level of the finer one, of labels or of the image."""
+    if name:
+        return strided
+    from iaunet.halving import halved_mean  # with numba; who writes labels starts without
 
-    Integers are rounded to nearest, halves up. The last of an odd number of pixels is
-    averaged with itself. Floats are summed in float64 in a fixed order.
-    """
-    kind, bits = values.dtype.kind, values.dtype.itemsize * 8
-    wide = np.dtype(np.float64 if kind == "f" else f"{kind}{min(bits * 2, 64) // 8}")
-    total, count = values, math.prod(factors)
-    for axis, factor in enumerate(factors):
-        if factor == 2:
-            if total.shape[axis] % 2:
-                last = [slice(None)] * total.ndim
-                last[axis] = slice(-1, None)
-                total = np.concatenate([total, total[tuple(last)]], axis=axis)
-            total = np.add(_every(total, axis, 0), _every(total, axis, 1), dtype=wide)
-    if kind == "f":
-        return (total / count).astype(values.dtype)
-    return ((total + count // 2) // count).astype(values.dtype)
+    return halved_mean
 
 
 def strided(values: np.ndarray, factors: Sequence[int]) -> np.ndarray:
@@ -220,7 +210,11 @@ class Levels:
             slice(side.start // factor - start.start, -(-side.stop // factor) - start.start)
             for side, factor, start in zip(box, factors, home, strict=True)
         )
-        self._values[place] = self.reduce(values, factors)
+        target, step = self._values[place], 2 * max(1, SLAB_BYTES // values[:2].nbytes)
+        for start in range(0, len(values), step):
+            made = self.reduce(values[start : start + step], factors)
+            first = start // factors[0]
+            target[first : first + len(made)] = made
 
     def close(self) -> None:
         """Write what is still in memory."""
@@ -231,7 +225,7 @@ class Levels:
     def _pass_on(self) -> None:
         if self._home is not None:
             self.coarse.write(self._home, self._values)
-            self._home = None
+            self._home, self._values = None, np.zeros(0, self.fine.dtype)
 
     def _factors(self) -> tuple[int, ...]:
         return _factors(self.fine, self.coarse.fine)
@@ -310,7 +304,7 @@ def levels(path: Path, name: str | None = INSTANCES) -> Levels:
     """Open all levels of labels of an image for writing; name None: those of the image itself."""
     group = _open_group(Path(path) / "labels" / name if name else path, "r+")
     arrays = [group[str(level)] for level in range(_n_levels(group))]
-    return Levels(arrays, strided if name else halved_mean)
+    return Levels(arrays, _reduction(name))
 
 
 def add_labels(
@@ -465,7 +459,7 @@ def write_box(array: zarr.Array, box: Box, values: np.ndarray) -> None:
             slice(side.start + inner.start, side.start + inner.stop)
             for side, inner in zip(box, part, strict=True)
         )
-        array[place] = values[part]
+        chunks.write(array, place, values[part])
 
 
 def _create_levels(

@@ -60,7 +60,7 @@ class Scene:
     warnings : list of str
         Filled while opening and while reading.
     full_rows : bool
-        Whole rows are decoded at once (compressed strips), so narrow boxes are costly.
+        Whole rows lie together or are decoded at once (strips), so narrow boxes are costly.
     check : function
         Raises an `InputError` where the pixels of this scene are not there.
     """

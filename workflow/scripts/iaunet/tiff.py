@@ -152,7 +152,7 @@ def _scene(
         shape=tuple(series.shape),
         dtype=np.dtype(series.dtype),
         read=_Pages(path, series).read,
-        full_rows=not series.keyframe.is_tiled and series.keyframe.compression != 1,
+        full_rows=not series.keyframe.is_tiled,
     )
     if series.keyframe.photometric == 0:
         scene.warnings.append("TIFF is marked 'white is zero'; values are used as they are stored")
@@ -434,19 +434,28 @@ class _Pages:
         ):
             k -= 1
         inner = math.prod(shape[k + 1 :])
-        out = np.empty(box_shape(box), self.dtype.newbyteorder("="))
-        run = (box[k].stop - box[k].start) * inner * dtype.itemsize
+        out = np.empty(box_shape(box), dtype)
+        cut = box[k + 1 :] != tuple(slice(0, n) for n in shape[k + 1 :])
+        run = np.empty((box[k].stop - box[k].start, *shape[k + 1 :]), dtype) if cut else None
         for position in itertools.product(*(range(side.start, side.stop) for side in box[:k])):
             first = 0
             for at, n in zip(position, shape[:k], strict=True):
                 first = first * n + at
             first = (first * shape[k] + box[k].start) * inner * dtype.itemsize
+            here = out[tuple(at - side.start for at, side in zip(position, box[:k], strict=True))]
+            target = run if cut else here
             with file.lock:
                 file.seek(offset + first)
-                data = file.read(run)
-            values = np.frombuffer(data, dtype).reshape(-1, *shape[k + 1 :])
-            here = tuple(at - side.start for at, side in zip(position, box[:k], strict=True))
-            out[here] = values[(slice(None), *box[k + 1 :])]
+                n_read = file.readinto(target)
+            if n_read != target.nbytes:
+                raise InputError(
+                    f"{self.path}: {n_read:,} of {target.nbytes:,} bytes at {offset + first:,}; "
+                    "the file became shorter, copy or export it again"
+                )
+            if cut:
+                here[...] = run[(slice(None), *box[k + 1 :])]
+        if not dtype.isnative:
+            out = out.byteswap(inplace=True).view(dtype.newbyteorder("="))
         return out
 
 
