@@ -68,6 +68,7 @@ LAYERS = {
         "synthetic",
         "tuning",
         "ways",
+        "windows",
     },
     "torch": {
         "backends",
