@@ -86,7 +86,7 @@ def quantised(outputs: Outputs) -> dict[str, np.ndarray]:
 
 
 def _strip_px(id_stride: Sequence[int]) -> tuple[int, ...]:
-    """Return what is brought to fixed point at once: whole cells, as stay in a processor's cache."""
+    """Return what is brought to fixed point at once: whole cells, few enough for a cache."""
     wanted = STRIP_PX[len(id_stride)]
     return tuple(math.ceil(w / s) * s for w, s in zip(wanted, id_stride, strict=True))
 
