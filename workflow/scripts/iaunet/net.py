@@ -73,7 +73,7 @@ class Residual(nn.Module):
         """Return (B, width, ...) for (B, fan_in, ...)."""
         skip = x if self.shortcut is None else self.shortcut(x)
         h = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.norm2(self.conv2(h)) + skip, inplace=True)
+        return F.relu(self.norm2(self.conv2(h)).add_(skip), inplace=True)
 
 
 class Widened(nn.Module):
