@@ -430,6 +430,6 @@ def model_facts(net: IAUNet) -> dict[str, object]:
 
 
 def default_block(ndim: int, stride: Sequence[int]) -> list[int]:
-    """Return the block size that a new model gets: large against its halo, whole shards of images."""
+    """Return the block size that a new model gets: large against its halo, and whole shards."""
     wanted = {2: (1024, 2048), 3: (96, 256, 256)}[ndim]
     return [math.ceil(w / s) * s for w, s in zip(wanted, stride, strict=True)]
