@@ -26,6 +26,8 @@ PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 STORED = ("fg", "seed", "off", "lsig", "id", "emb", "sem")
 """Heads that are stored; the others are for training."""
 OPSET = 17
+STRIP = 1 << 15
+"""Voxels for which a last layer is computed at once."""
 Run = Callable[..., Sequence[np.ndarray]]
 """A window, and for our network what is cut (`IAUNet.cuts`) -> the stored heads."""
 NORMED = {"stem": "stem_norm", "conv1": "norm1", "conv2": "norm2", "id_mix": "id_norm"}
@@ -84,7 +86,10 @@ class _LargestOfTwo(nn.Module):
 
 
 class _Pointwise(nn.Module):
-    """A convolution of width 1 as a product of matrices, whose channels lie one after the other."""
+    """A convolution of width 1 as products of matrices, whose channels lie one after the other.
+
+    It computes in 32 bits whatever it is given, strip by strip: all of it would be large.
+    """
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
@@ -93,7 +98,11 @@ class _Pointwise(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.weight.expand(len(x), *self.weight.shape)
-        found = torch.baddbmm(self.bias[:, None], weight, x.flatten(2))
+        flat = x.flatten(2)
+        found = flat.new_empty((len(x), len(self.weight), flat.shape[2]), dtype=weight.dtype)
+        for begin in range(0, flat.shape[2], STRIP):
+            part = flat[:, :, begin : begin + STRIP].to(weight.dtype)
+            found[:, :, begin : begin + STRIP] = torch.baddbmm(self.bias[:, None], weight, part)
         return found.view(len(x), -1, *x.shape[2:])
 
 
@@ -112,6 +121,7 @@ def folded(net: IAUNet) -> IAUNet:
                 setattr(module, norm, nn.Identity())
     net.down = nn.ModuleList(_LargestOfTwo(pool) for pool in net.pools)
     net = net.to(memory_format=LAST[net.ndim])
+    net.widened = nn.Identity()
     net.head = _Pointwise(net.head)
     net.heads = nn.ModuleDict({name: _Pointwise(head) for name, head in net.heads.items()})
     net.id_out = _Pointwise(net.id_out)

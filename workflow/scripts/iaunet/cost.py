@@ -9,7 +9,7 @@ The constants were measured on one core of an AMD EPYC (Zen 4), torch 2.13, by t
     python benchmarks/scale/run.py --work W --output O --sizes 4096x4096 24000x24000 128x512x512
 
 and, for the memory of the network, by infer.py with one thread in float32 on drawn nuclei, see
-`tests/unit/test_cost.py`; bfloat16 takes about half.
+`tests/unit/test_cost.py`; bfloat16 takes some 60 % of it, int8 some 40 %.
 """
 
 import math
@@ -30,9 +30,9 @@ WIDTH = 16
 """Channels of the first layer of the networks that were measured."""
 UNKNOWN_WIDTH = 32
 """Taken of networks from elsewhere."""
-ENCODER_MB = {2: 320.0, 3: 370.0}
+ENCODER_MB = {2: 150.0, 3: 100.0}
 """Per million voxels of the window that one thread computes, halo included."""
-DECODER_MB = {2: 800.0, 3: 650.0}
+DECODER_MB = {2: 820.0, 3: 480.0}
 """More per million voxels of the block, which is all that the decoder computes."""
 ENCODER_SHARE = 0.3
 """Of the network's time when there is no halo."""

@@ -73,7 +73,15 @@ class Residual(nn.Module):
         """Return (B, width, ...) for (B, fan_in, ...)."""
         skip = x if self.shortcut is None else self.shortcut(x)
         h = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.norm2(self.conv2(h)) + skip, inplace=True)
+        return F.relu(self.norm2(self.conv2(h)).add_(skip), inplace=True)
+
+
+class Widened(nn.Module):
+    """Gives numbers of 16 bits 32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the same numbers."""
+        return x.float() if x.dtype.itemsize < 4 else x
 
 
 class IAUNet(nn.Module):
@@ -164,6 +172,7 @@ class IAUNet(nn.Module):
             for i in range(len(self.pools))
         )
         self.head = CONV[ndim](widths[0], 2 + 2 * ndim, 1)
+        self.widened = Widened()
         self.heads = nn.ModuleDict(
             {name: CONV[ndim](widths[0], width, 1) for name, width in heads.items() if width}
         )
@@ -233,14 +242,15 @@ class IAUNet(nn.Module):
         skips = []
         for down, stage in zip(self.down, self.encoder, strict=True):
             skips.append(cut(h, cuts))
-            h = stage(down(h))
+            h = down(h)  # the finer ones are forgotten before the stage needs memory
+            h = stage(h)
         features = {len(self.pools): h}
         for level in reversed(range(len(self.pools))):
             h = cut(upsample(h, self.pools[level]), cuts)
             h = cut(self.decoder[level](torch.cat([h, skips.pop()], 1)), cuts)
             features[level] = h
         with torch.autocast(x.device.type, enabled=False):  # px, which bfloat16 would round
-            h = h.to(self.head.weight.dtype)
+            h = self.widened(h)
             raw = self.head(h).float()  # (B, 2 + 2d, ...)
             more = {name: head(h).float() for name, head in self.heads.items()}
         if "proj" in more:

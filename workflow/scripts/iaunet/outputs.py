@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from iaunet import chunks, fixedpoint, grid, tiling
 from iaunet.errors import InputError
@@ -29,9 +29,24 @@ LABELS_PX = {2: (1024, 1024), 3: (16, 256, 256)}
 """Wanted size of the parts of a shard that are compressed and read one by one; each costs zarr
 about a millisecond. Of labels, no step reads a margin around a tile."""
 
-# Measured on drawn outputs of 1024 x 1024 px: zstd level 1 is smaller than lz4 with bitshuffle
-# by 10 to 60 % for every array and about as fast (5 ms to write, 3 ms to read).
-CODEC = ZstdCodec(level=1, checksum=True)
+ZSTD = ZstdCodec(level=1, checksum=True)
+LZ4 = {"fg": "noshuffle", "seed": "noshuffle", "off": "shuffle", "id": "noshuffle"}
+"""Outputs that are packed by lz4, and what is done with their bytes first; the others by zstd.
+
+Measured on outputs of drawn nuclei in 3D: zstd packs all of them to 3.2 bytes per voxel, lz4 to 4.3
+in half of the time, and is read in half of it. All but ``lsig`` by lz4, which gains least of it,
+makes 3.8 bytes; with shuffled bytes ``seed`` would be larger.
+"""
+
+
+def _codecs(name: str, dtype: np.dtype) -> list[BloscCodec | Crc32cCodec | ZstdCodec]:
+    """Return what packs an array; a changed byte is an error when it is read."""
+    if name not in LZ4:
+        return [ZSTD]
+    return [
+        BloscCodec(cname="lz4", clevel=5, shuffle=LZ4[name], typesize=dtype.itemsize),
+        Crc32cCodec(),
+    ]
 
 
 class Writer:
@@ -88,7 +103,7 @@ class Writer:
             dtype=dtype,
             shards=(*lead, *core),
             chunks=(*lead, *inner),
-            compressors=[CODEC],
+            compressors=_codecs(name, np.dtype(dtype)),
             fill_value=0,
             config={"write_empty_chunks": True},
         )
@@ -127,7 +142,7 @@ class Writer:
                 "iaunet": {
                     **self._facts,
                     "tiles": sorted(self._written),
-                    "stats": {"off": self._off.tolist(), "lsig": self._lsig.tolist()},
+                    "stats": {"off": _from_above(self._off), "lsig": _from_above(self._lsig)},
                     **more,
                 }
             }
@@ -362,11 +377,24 @@ def _part(length: int, wanted: int) -> int:
 
 
 def _raise_maxima(maxima: np.ndarray, fg: np.ndarray, values: np.ndarray) -> None:
-    """Raise ``maxima[axis, level]`` to the largest value per axis where ``fg`` is `level`."""
-    where = fg >= fixedpoint.FG_FLOOR
-    levels = fg[where]
-    for axis, line in enumerate(values):
-        np.maximum.at(maxima[axis], levels, np.abs(line[where].astype(np.int32)))
+    """Raise ``maxima[axis, level]`` to the largest value per axis where ``fg`` is `level`.
+
+    Values that are no larger than one where ``fg`` is highest are left out: they change no maximum
+    over a level and all above it, and nearly all values are such.
+    """
+    highest = fg == maxima.shape[1] - 1
+    for top, line in zip(maxima, values, strict=True):
+        size = np.abs(line)
+        if int(size.max(initial=0)) <= top[-1]:
+            continue
+        top[-1] = max(top[-1], (size * highest).max())
+        far = np.flatnonzero(size > int(top[-1]))
+        np.maximum.at(top, fg.ravel()[far], size.ravel()[far])
+
+
+def _from_above(maxima: np.ndarray) -> list[list[int]]:
+    """Return the largest value per axis where ``fg`` is a level or more."""
+    return np.maximum.accumulate(maxima[:, ::-1], axis=1)[:, ::-1].tolist()
 
 
 def _short(value: object) -> str:

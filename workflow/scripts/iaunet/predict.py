@@ -25,6 +25,8 @@ log = logging.getLogger("predict")
 
 CLIP = (-0.5, 2.0)
 """Scaled intensities are cut here before the network sees them."""
+STRIP_PX = {2: (64, 1024), 3: (4, 64, 256)}
+"""What is brought to fixed point at once on the CPU: its numbers stay in the cache."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -53,22 +55,51 @@ def quantised(outputs: Outputs) -> dict[str, np.ndarray]:
     """Return the outputs of one window (batch of 1) in fixed point, see `fixedpoint`.
 
     fg and seed have the shape of the window, off and lsig (d, ...), id (16, .../stride); emb
-    (E, ...) and sem when the network has these heads.
+    (E, ...) and sem when the network has these heads. Strip by strip on the CPU.
+
+    Raises
+    ------
+    FloatingPointError
+        An output is NaN.
     """
-    values = {
-        "fg": outputs.fg.sigmoid()[0, 0],
-        "seed": outputs.seed.sigmoid()[0, 0],
-        "off": outputs.off[0],
-        "lsig": outputs.lsig[0],
-        "id": outputs.id[0],
-    }
-    if outputs.emb is not None:
-        values["emb"] = outputs.emb[0]
+    maps = {name: value[0] for name, value in outputs._asdict().items() if value is not None}
+    maps = {name: maps[name] for name in (*fixedpoint.SCALE, "sem") if name in maps}
+    shape, cells = maps["fg"].shape[1:], maps["id"].shape[1:]
+    stride = [n // c for n, c in zip(shape, cells, strict=True)]
+    strip = shape if maps["fg"].is_cuda else _strip_px(stride)
+    made: dict[str, torch.Tensor] = {}
+    tops: dict[str, list[torch.Tensor]] = {name: [] for name in maps}
+    for box in (tile.core for tile in grid.tiles(shape, strip)):
+        part = of_box(maps, box, stride)
+        for name, value in part.items():
+            tops[name].append(value.amax())  # NaN where any is
+        for name, value in hide_background(_fixed(part)).items():
+            if name not in made:
+                whole = cells if name == "id" else shape
+                made[name] = value.new_empty((*value.shape[: value.ndim - len(shape)], *whole))
+            made[name][(..., *(grid.cells_of(box, stride) if name == "id" else box))] = value
+    undefined = torch.stack([torch.stack(found).amax().isnan() for found in tops.values()])
+    names = [name for name, bad in zip(tops, undefined.tolist(), strict=True) if bad]
+    if names:
+        raise FloatingPointError(f"the network's output is NaN ({', '.join(names)})")
+    return {name: one.cpu().numpy().view(fixedpoint.DTYPE[name]) for name, one in made.items()}
+
+
+def _strip_px(id_stride: Sequence[int]) -> tuple[int, ...]:
+    """Return what is brought to fixed point at once: whole cells, few enough for a cache."""
+    wanted = STRIP_PX[len(id_stride)]
+    return tuple(math.ceil(w / s) * s for w, s in zip(wanted, id_stride, strict=True))
+
+
+def _fixed(maps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the outputs as integers."""
+    values = {name: value for name, value in maps.items() if name != "sem"}
+    for name in ("fg", "seed"):
+        values[name] = values[name][0].sigmoid()
     fixed = {name: in_fixed_point(name, value) for name, value in values.items()}
-    if outputs.sem is not None:
-        fixed["sem"] = outputs.sem[0].argmax(0).to(torch.uint8)
-    shown = hide_background(fixed)
-    return {name: one.cpu().numpy().view(fixedpoint.DTYPE[name]) for name, one in shown.items()}
+    if "sem" in maps:
+        fixed["sem"] = maps["sem"].argmax(0).to(torch.uint8)
+    return fixed
 
 
 def in_fixed_point(name: str, values: torch.Tensor) -> torch.Tensor:
@@ -89,7 +120,9 @@ def in_fixed_point(name: str, values: torch.Tensor) -> torch.Tensor:
     low, high = fixedpoint.RANGE[name]
     width = {1: torch.int8 if low < 0 else torch.uint8, 2: torch.int16}
     scaled = values * fixedpoint.SCALE[name]
-    return scaled.round_().clamp_(low, high).to(width[fixedpoint.DTYPE[name].itemsize])
+    # By way of 16 bits: PyTorch has no vectors from floats to unsigned bytes.
+    scaled = scaled.round_().clamp_(low, high).to(torch.int16)
+    return scaled.to(width[fixedpoint.DTYPE[name].itemsize])
 
 
 def hide_background(fixed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -97,16 +130,21 @@ def hide_background(fixed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     Classes stay: some are of what is no object.
     """
-    seen = fixed["fg"] >= fixedpoint.FG_FLOOR
+    seen = _seen(fixed["fg"])
     shown = {name: fixed[name] for name in ("fg", "sem") if name in fixed}
     for name in [name for name in fixed if name not in ("fg", "id", "sem")]:
         shown[name] = fixed[name] * seen
-    cells = fixed["id"].shape[1:]
-    stride = [n // c for n, c in zip(seen.shape, cells, strict=True)]
-    split = [part for c, s in zip(cells, stride, strict=True) for part in (c, s)]
-    any_seen = seen.reshape(split).any(dim=tuple(range(1, 2 * len(cells), 2)))
-    shown["id"] = fixed["id"] * any_seen
+    top = fixed["fg"]
+    for axis, cells in enumerate(fixed["id"].shape[1:]):
+        top = top.unflatten(axis, (cells, -1)).amax(axis + 1)
+    shown["id"] = fixed["id"] * _seen(top).to(fixed["id"].dtype)
     return shown
+
+
+def _seen(fg: torch.Tensor) -> torch.Tensor:
+    """Return 1 where fg is at least the floor, else 0; PyTorch has no vectors to compare with."""
+    below = fixedpoint.FG_FLOOR - 1
+    return fg.clamp(below, below + 1) - below
 
 
 def whole(net: IAUNet, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -295,15 +333,11 @@ class Blocks:
         self.voxels_decoded += math.prod(grid.box_shape(inner)) if self.net.cuts else image.size
         with torch.inference_mode():
             with self.timed("network"):
-                outputs = self.net.inside(x, inner)._asdict()
-                outputs = {name: value for name, value in outputs.items() if value is not None}
-                undefined = [value.isnan().any() for value in outputs.values()]
-                undefined = torch.stack(undefined).tolist()  # a device has finished by then
-            if any(undefined):
-                names = [name for name, bad in zip(outputs, undefined, strict=True) if bad]
-                raise FloatingPointError(f"the network's output is NaN ({', '.join(names)})")
+                outputs = self.net.inside(x, inner)
+                if self.device.type == "cuda":  # it has only been told what to do
+                    torch.cuda.current_stream(self.device).synchronize()
             with self.timed("fixed point"):
-                return quantised(Outputs(**outputs))
+                return quantised(outputs)
 
     @contextlib.contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -361,6 +395,8 @@ class Blocks:
         failed = [found for found in blocks.values() if isinstance(found, Failed)]
         if failed:
             return failed[0]
+        if len(blocks) == 1 and next(iter(blocks.values()))["fg"].shape == grid.box_shape(core):
+            return next(iter(blocks.values()))
         cells = grid.cells_of(core, self.net.id_stride)
         out: dict[str, np.ndarray] = {}
         for index, fixed in blocks.items():
