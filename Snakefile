@@ -37,6 +37,7 @@ rule all:
 onstart:
     check_cluster()
     note_run()
+    keep_jobs()
     start_warm()
 
 

@@ -1,7 +1,7 @@
 r"""Start a step in a process of `warm.py`, which has its libraries in memory; rules call this.
 
 Imports what is part of the interpreter and no more: its own start is what it saves, and the
-modules `socket` and `signal` take longer than all the rest.
+modules `os`, `socket` and `signal` take longer than all the rest.
 
 Example
 -------
@@ -10,7 +10,7 @@ Example
 
 import _signal
 import _socket
-import os
+import posix
 import sys
 
 
@@ -20,12 +20,11 @@ def status_of(address: str, words: list[str]) -> int | None:
     The step gets this process's files 0 to 2, folder, mask and environment, and ends when this
     process ends.
     """
-    mask = os.umask(0)
-    os.umask(mask)
-    settings = [f"{key}={value}" for key, value in os.environ.items()]
-    folder = os.getcwd()  # noqa: PTH109  pathlib takes as long to import as all the rest
-    facts = [folder, str(mask), str(len(words)), *words, *settings]
-    message = "\0".join(facts).encode("utf-8", "surrogateescape")
+    mask = posix.umask(0)
+    posix.umask(mask)
+    settings = [key + b"=" + value for key, value in posix.environ.items()]
+    facts = [str(fact).encode("utf-8", "surrogateescape") for fact in (mask, len(words), *words)]
+    message = b"\0".join([posix.getcwdb(), *facts, *settings])
     files = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
     server = _socket.socket(_socket.AF_UNIX)
     try:
@@ -44,12 +43,12 @@ def main() -> None:
     address, *words = sys.argv[1:]
     status = status_of(address, words)
     if status is None:
-        os.execv(sys.executable, [sys.executable, *words])
+        posix.execv(sys.executable, [sys.executable, *words])
     if status < 0:
         if -status != _signal.SIGKILL:
             _signal.signal(-status, _signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    os._exit(status)  # nothing was written that could wait
+        posix.kill(posix.getpid(), -status)
+    posix._exit(status)  # nothing was written that could wait
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from iaunet import checksums
+
 STEPS = ("tile", "infer", "cluster", "stitch", "measure", "report")
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -70,8 +72,7 @@ REHEARSAL = {
     ),
 }
 """Options of all steps, for an image in the working directory."""
-Stamp = tuple[int, ...]
-"""Of a file: device, number, size and time; an edited file has another one."""
+Known = dict[str, tuple[checksums.Stamp, str]]
 
 
 class Worker:
@@ -189,19 +190,13 @@ def settle() -> None:
             libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_COLLAPSE)
 
 
-def stamp(path: str) -> Stamp:
-    """Return what tells a file from what it was."""
-    found = Path(path).stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def stamps() -> dict[str, tuple[Stamp, str]]:
+def stamps() -> Known:
     """Return the stamps and names of all steps, by their paths in the words of the rules."""
-    paths = {str(Path(sys.argv[0]).with_name(f"{name}.py")): name for name in STEPS}
-    return {path: (stamp(path), name) for path, name in paths.items()}
+    paths = {Path(sys.argv[0]).with_name(f"{name}.py"): name for name in STEPS}
+    return {str(path): (checksums.stamp(path), name) for path, name in paths.items()}
 
 
-def serve(listener: socket.socket, known: dict[str, tuple[Stamp, str]]) -> None:
+def serve(listener: socket.socket, known: Known) -> None:
     """Give steps to workers, tell how each ended, and end a worker when nobody waits for it."""
     asked, workers = True, []
     while asked or any(worker.works for worker in workers):
@@ -242,7 +237,7 @@ def events(files: list, workers: list[Worker]) -> set[int]:
     return {number for number, _ in waiting.poll()}
 
 
-def hire(others: list, known: dict[str, tuple[Stamp, str]]) -> Worker:
+def hire(others: list, known: Known) -> Worker:
     """Fork a worker; what is others' it closes."""
     server = os.getpid()
     ours, theirs = socket.socketpair()
@@ -256,7 +251,7 @@ def hire(others: list, known: dict[str, tuple[Stamp, str]]) -> Worker:
     return Worker(pid, ours)
 
 
-def work(control: socket.socket, server: int, known: dict[str, tuple[Stamp, str]]) -> None:
+def work(control: socket.socket, server: int, known: Known) -> None:
     """Do the steps that are asked for; not longer than the process that tells how they end.
 
     One that fails, or is of another program, is the last: nothing of it is left for others.
@@ -269,7 +264,7 @@ def work(control: socket.socket, server: int, known: dict[str, tuple[Stamp, str]
     began_mb = memory_mb()
     for left in reversed(range(STEPS_EACH)):
         path = become(*receive(asked_for(control)))
-        if path not in known or known[path][0] != stamp(path):
+        if path not in known or known[path][0] != checksums.stamp(Path(path)):
             run_as_script(path)
             break
         cli.attempt(sys.modules[known[path][1]].main)
