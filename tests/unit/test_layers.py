@@ -167,7 +167,7 @@ OWNERS = {
         "gallery",
         "look",
     },
-    "bokeh": {"plots"},
+    "bokeh": {"plots", "bokeh_once"},
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},

@@ -259,7 +259,7 @@ def work(control: socket.socket, server: int, known: Known) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != server:
         os._exit(1)
-    from iaunet import cli
+    from iaunet import cli, network
 
     began_mb = memory_mb()
     for left in reversed(range(STEPS_EACH)):
@@ -268,7 +268,7 @@ def work(control: socket.socket, server: int, known: Known) -> None:
             run_as_script(path)
             break
         cli.attempt(sys.modules[known[path][1]].main)
-        if not left or memory_mb() > began_mb + MORE_MB or uses_gpu():
+        if not left or memory_mb() > began_mb + MORE_MB or network.uses_gpu():
             break
         rest()
         control.sendall(b"1")
@@ -286,13 +286,6 @@ def asked_for(control: socket.socket) -> socket.socket:
 def memory_mb() -> float:
     """Return the resident size of this process, MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def uses_gpu() -> bool:
-    """Tell whether this process holds memory of a GPU, which others may need."""
-    import torch
-
-    return torch.cuda.is_initialized()
 
 
 def rest() -> None:

@@ -60,6 +60,11 @@ def pick_device(wanted: str, backend: str = "auto") -> torch.device:
         raise OptionError(f"--device: {error}; use auto, cpu, cuda or cuda:N") from error
 
 
+def uses_gpu() -> bool:
+    """Tell whether this process holds memory of a GPU, which others may need."""
+    return torch.cuda.is_initialized()
+
+
 def device_name(device: torch.device) -> str | None:
     """Return the name of a graphics card; None for the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
