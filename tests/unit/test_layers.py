@@ -113,6 +113,7 @@ LAYERS = {
     | {"tables", "tiff", "tiling", "trainingset", "unpacking", "vendors"},
     "reports": {
         "ablation",
+        "bokeh_once",
         "figures",
         "gallery",
         "groups",

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections import Counter
 
-import snakemake.benchmark
 from snakemake.shell import shell
 
 SMALL_PX = 4_000_000
@@ -64,31 +63,9 @@ def start_warm():
     while start_warm.process.poll() is None and not Path(address).exists():
         time.sleep(0.01)
     words = [sys.executable, "-I", "-S", os.path.abspath(step("start.py")), address]
-    ask = (
-        " ".join(shlex.quote(word) for word in words)
-        .replace("{", "{{")
-        .replace("}", "}}")
-    )
-    # No promise of Snakemake's.
-    if hasattr(snakemake.benchmark.BenchmarkRecord(), "process_gone"):
-        snakemake.benchmark.BenchmarkTimer = OnlySeconds
-    shell.prefix(f'set -euo pipefail; python() {{{{ exec {ask} "$@"; }}}}; ')
-
-
-class OnlySeconds:
-    """Stands where Snakemake samples a process: this one asks, and another works.
-
-    Every sample would look through all processes of the machine.
-    """
-
-    def __init__(self, pid, record, interval):
-        record.process_gone = True  # it says "NA" then, without a warning
-
-    def start(self):
-        """Do nothing."""
-
-    def cancel(self):
-        """Do nothing."""
+    prefix = f'set -euo pipefail; python() {{ exec {shlex.join(words)} "$@"; }}; '
+    shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
+    ask_without_shell(address, prefix)
 
 
 def is_warm():

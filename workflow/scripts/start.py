@@ -14,34 +14,46 @@ import posix
 import sys
 
 
-def status_of(address: str, words: list[str]) -> int | None:
-    """Return the exit status of a step, minus the signal that ended it; None: there is no server.
+def asked(
+    address: str, words: list[str], settings: dict[bytes, bytes], mask: int, files: tuple[int, ...]
+) -> _socket.socket | None:
+    """Ask for a step; return the connection, or None where there is no server.
 
-    The step gets this process's files 0 to 2, folder, mask and environment, and ends when this
-    process ends.
+    The step gets three files, environment and mask, and this process's folder. It ends when the
+    connection does.
     """
-    mask = posix.umask(0)
-    posix.umask(mask)
-    settings = [key + b"=" + value for key, value in posix.environ.items()]
     facts = [str(fact).encode("utf-8", "surrogateescape") for fact in (mask, len(words), *words)]
-    message = b"\0".join([posix.getcwdb(), *facts, *settings])
-    files = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
+    pairs = [key + b"=" + value for key, value in settings.items()]
+    message = b"\0".join([posix.getcwdb(), *facts, *pairs])
+    numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in files)
     server = _socket.socket(_socket.AF_UNIX)
     try:
         server.connect(address)
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)
         server.sendmsg([len(message).to_bytes(8, "big")], [rights])
         server.sendall(message)
-        answer = server.recv(16)
+    except OSError:
+        server.close()
+        return None
+    return server
+
+
+def answer(server: _socket.socket) -> int | None:
+    """Return the exit status of a step, minus the signal that ended it; None: no server."""
+    try:
+        said = server.recv(16)
     except OSError:
         return None
-    return int(answer) if answer else None
+    return int(said) if said else None
 
 
 def main() -> None:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     address, *words = sys.argv[1:]
-    status = status_of(address, words)
+    mask = posix.umask(0)
+    posix.umask(mask)
+    server = asked(address, words, posix.environ, mask, (0, 1, 2))
+    status = None if server is None else answer(server)
     if status is None:
         posix.execv(sys.executable, [sys.executable, *words])
     if status < 0:
