@@ -123,7 +123,7 @@ def test_the_status_is_that_of_the_step_and_without_one_the_shell_does_it(run, s
     said = []
     answers = threading.Thread(target=give, args=(status, said))
     answers.start()
-    fails = pytest.raises(subprocess.CalledProcessError, match="status 1|SIGKILL")
+    fails = pytest.raises(subprocess.CalledProcessError, match=r"status 1|SIGKILL")
     with fails if status else contextlib.nullcontext():
         run(address, "A=b python a.py 'c d' 2> log")
     answers.join()
