@@ -38,7 +38,7 @@ ONE_THREAD = {
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
 HUGE_PAGE = 2 << 20
-STEPS_EACH = 300
+STEPS_EACH = 600
 """Of a worker, then another is forked: memory that is lost in small portions comes back."""
 MORE_MB = 256
 """A worker that has grown by more ends, too: others may need it."""
