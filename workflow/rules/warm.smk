@@ -1,4 +1,4 @@
-"""Fork the steps of small images from a process that has their libraries in memory."""
+"""Have the steps of small images done by processes that have their libraries in memory."""
 
 import math
 import shlex

@@ -1,4 +1,6 @@
-r"""Start a step in a process of `warm.py`, which has its libraries in memory; rules call this.
+r"""Have a step done by a process of `warm.py`, which has its libraries in memory.
+
+`python` in the shell of a rule is this; and Snakemake itself asks with it, see `ask.smk`.
 
 Imports what is part of the interpreter and no more: its own start is what it saves, and the
 modules `os`, `socket` and `signal` take longer than all the rest.

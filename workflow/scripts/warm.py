@@ -1,12 +1,13 @@
-r"""Keep the libraries of all steps in memory, and fork a process for every step that is asked for.
+r"""Keep the libraries of all steps in memory, and fork processes that do the steps asked for.
 
-A small image takes less time than the import of what its steps need. Ends when standard input
-does, that is with the process that started it; steps that run go on. The folder of the socket is
-nobody else's, and is removed at the end.
+A small image takes less time than the import of what its steps need; and a fork, with the pages of
+memory that it copies when they are written to, more than many a step, so that a process does one
+step after the other. Ends when standard input does, that is with the process that started it; steps
+that run go on. The folder of the socket is nobody else's, and is removed at the end.
 
 Example
 -------
-    python workflow/scripts/warm.py FOLDER/SOCKET        # `start.py` asks at the socket
+    python workflow/scripts/warm.py FOLDER/SOCKET        # `start.py` and `ask.smk` ask there
 """
 
 import contextlib
