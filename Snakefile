@@ -15,6 +15,7 @@ if Path("config.yaml").is_file():
 include: "workflow/rules/common.smk"
 include: "workflow/rules/scheduler.smk"
 include: "workflow/rules/slurm.smk"
+include: "workflow/rules/ask.smk"
 include: "workflow/rules/warm.smk"
 include: "workflow/rules/tile.smk"
 include: "workflow/rules/segment.smk"
@@ -37,6 +38,7 @@ rule all:
 onstart:
     check_cluster()
     note_run()
+    keep_jobs()
     start_warm()
 
 

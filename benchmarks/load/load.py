@@ -37,6 +37,8 @@ log = logging.getLogger("load")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHAPE = (256, 256)
+MOST_ALONE = 50
+"""Images of which the bare work is measured."""
 LEFT = ("results", "logs", "benchmarks", ".snakemake")
 
 
@@ -118,7 +120,8 @@ def recorded(folder: Path) -> dict[str, float]:
 def pure(folder: Path, n_images: int) -> float:
     """Return CPU seconds per image of all steps in one process, without its first image.
 
-    What the work takes when nothing is started, imported or compiled for it.
+    What the work takes when nothing is started, imported or compiled for it: the commands of the
+    rules, with all that they write.
     """
     import cluster
     import infer
@@ -133,6 +136,8 @@ def pure(folder: Path, n_images: int) -> float:
         out = folder / f"pure-{index}"
         out.mkdir()
         tiles, store, made = out / "tiles.json", out / "image.zarr", out / "x.ome.zarr"
+        names = ("tile", "infer", "cluster", "stitch")
+        records = {name: out / f"{name}.json" for name in names}
         lists = ["--labels", out / "l.zarr", "--tables", out / "t", "--sightings", out / "s"]
         lists += ["--contacts", out / "c"]
         found = ["--identities", out / "ids", "--seams", out / "seams.csv"]
@@ -143,21 +148,30 @@ def pure(folder: Path, n_images: int) -> float:
                 "--image", folder / f"images/{index}.tif", "--name", "x", "--model", model,
                 "--core-px", "auto", "--halo", "exact", "--batches", 1, "--percentiles", 1, 99.8,
                 "--diameter-px", "native", "--output", store, "--tiles", tiles,
+                "--record", records["tile"],
             ],
             infer: [
                 "--store", store, "--tiles", tiles, "--model", model, "--batch", 0, "--device",
                 "cpu", "--backend", "auto", "--threads", 1, "--output", out / "0.zarr",
+                "--record", records["infer"],
             ],
             cluster: [
                 "--tiles", tiles, "--model", model, "--outputs", out / "0.zarr", "--batch", 0,
                 "--output", out / "l.zarr", "--table", out / "t", "--sightings", out / "s",
-                "--contacts", out / "c",
+                "--contacts", out / "c", "--record", records["cluster"],
             ],
-            stitch: ["--store", store, "--tiles", tiles, *lists, "--output", made, *found],
-            measure: ["--store", made, "--tiles", tiles, *found, *objects, *told],
+            stitch: [
+                "--store", store, "--tiles", tiles, *lists, "--output", made, *found,
+                "--record", records["stitch"],
+            ],
+            measure: [
+                "--store", made, "--tiles", tiles, *found, *objects, *told,
+                "--records", *records.values(), "--config", "{}",
+            ],
             report: [
                 "--store", made, "--objects", out / "o.parquet", "--seams", out / "seams.csv",
                 "--tiles", tiles, *told, "--output", out / "report.html",
+                "--complete", out / "complete.json",
             ],
         }  # fmt: skip
         began = time.process_time()
@@ -194,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_run(folder, args.run)
         cost = snakemake(folder, "--cores", str(args.cores))
         steps = recorded(folder)
-        alone = pure(folder, min(args.run, 9))
+        alone = pure(folder, min(args.run - 1, MOST_ALONE))
         found["run"] = {
             "images": args.run,
             "cores": args.cores,

@@ -1,17 +1,22 @@
 """A step that is forked from a warm process is the step: same bytes, same status, same end."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import tifffile
 
 import warm as server
+from iaunet import synthetic
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 SLEEP = "import sys, time; print('here', flush=True); time.sleep(60)"
@@ -69,12 +74,12 @@ def script(tmp_path, text):
 
 
 @contextlib.contextmanager
-def not_ready(folder):
+def not_ready(folder, scripts=SCRIPTS):
     """Start a warm process; yield its address as soon as it listens, and the process."""
     folder.mkdir()
     address = folder / "socket"
     with subprocess.Popen(
-        [sys.executable, SCRIPTS / "warm.py", address], stdin=subprocess.PIPE
+        [sys.executable, scripts / "warm.py", address], stdin=subprocess.PIPE
     ) as process:
         wait_for(address.exists)
         yield address, process
@@ -107,18 +112,99 @@ def test_who_waits_for_one_that_ends_starts_by_itself(tmp_path):
         assert asks.communicate(timeout=60) == ("done\n", "")
 
 
-def test_a_step_that_was_edited_since_is_run_as_it_is_now(tmp_path):
-    path = str(script(tmp_path, "raise SystemExit(1)"))
-    code = {path: (server.stamp(path), compile("raise SystemExit(2)", path, "exec"))}
-    main = sys.modules["__main__"]
-    try:
-        with pytest.raises(SystemExit, match="2"):
-            server.run(path, code)
-        (tmp_path / "script.py").write_text("raise SystemExit(3)  # longer")
-        with pytest.raises(SystemExit, match="3"):
-            server.run(path, code)
-    finally:
-        sys.modules["__main__"] = main
+@pytest.fixture
+def scripts(tmp_path):
+    """Return a copy of the steps, to edit."""
+    folder = tmp_path / "repository/workflow/scripts"
+    shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_a_step_that_was_edited_since_is_run_as_it_is_now(tmp_path, scripts):
+    with not_ready(tmp_path / "own", scripts) as (address, process):
+        with start(address, scripts / "tile.py", "--help") as before:
+            assert before.communicate(timeout=120)[0].startswith("usage: tile.py")
+        (scripts / "tile.py").write_text("print('edited')")
+        with start(address, scripts / "tile.py", "--help") as after:
+            assert after.communicate(timeout=60) == ("edited\n", "")
+        process.stdin.close()
+
+
+def tile_words(folder, n):
+    """Return options that make tiles of a drawn image in a folder."""
+    folder.mkdir()
+    image, _ = synthetic.draw_nuclei((80, 96), np.random.default_rng(n), diameter_px=20)
+    tifffile.imwrite(folder / "image.tif", image)
+    words = [*server.REHEARSAL["tile"].split(), "--model", str(MODEL), "--record", "record.json"]
+    return [word if word != "x" else f"x{n}" for word in words]
+
+
+def ask(address, folder, *words, status=0):
+    """Have a step done; return the process that did it."""
+    with start(address, SCRIPTS / "tile.py", *words, cwd=folder) as process:
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == status, said
+    return said
+
+
+def workers(process):
+    return {child.pid for child in psutil.Process(process.pid).children()}
+
+
+def test_a_process_that_has_done_a_step_does_the_next_one_with_the_same_bytes(warm, tmp_path):
+    alone = []
+    for n in range(2):
+        ask(warm[0], tmp_path / f"{n}", *tile_words(tmp_path / f"{n}", n))
+        alone.append(workers(warm[1]))
+        words = tile_words(tmp_path / f"plain{n}", n)
+        subprocess.run(
+            [sys.executable, SCRIPTS / "tile.py", *words],
+            cwd=tmp_path / f"plain{n}",
+            check=True,
+            capture_output=True,
+        )
+        assert files(tmp_path / f"{n}") == files(tmp_path / f"plain{n}")
+    assert len(alone[0]) == 1
+    assert alone[0] == alone[1]
+
+
+def files(folder):
+    """Return the bytes of all files but the record, which tells of the process."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {name: p.read_bytes() for name, p in found.items() if p.name != "record.json"}
+
+
+def test_the_record_of_a_step_does_not_count_what_those_before_it_used(warm, tmp_path):
+    used = []
+    for n in range(4):
+        ask(warm[0], tmp_path / f"{n}", *tile_words(tmp_path / f"{n}", n))
+        used.append(json.loads((tmp_path / f"{n}/record.json").read_text())["cpu_seconds"])
+    assert used[-1] < sum(used[:-1])
+
+
+def test_a_step_that_fails_leaves_nothing_to_the_next(warm, tmp_path):
+    ask(warm[0], tmp_path / "a", *tile_words(tmp_path / "a", 0))
+    before = workers(warm[1])
+    (tmp_path / "a/image.tif").unlink()
+    words = tile_words(tmp_path / "b", 1)
+    assert "image.tif" in ask(warm[0], tmp_path / "a", *words, status=1)
+    wait_for(lambda: not before & workers(warm[1]))
+    ask(warm[0], tmp_path / "b", *words)
+
+
+def test_a_process_that_waits_for_a_step_and_is_killed_is_replaced(warm, tmp_path):
+    ask(warm[0], tmp_path / "a", *tile_words(tmp_path / "a", 0))
+    (pid,) = workers(warm[1])
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not workers(warm[1]))
+    ask(warm[0], tmp_path / "b", *tile_words(tmp_path / "b", 1))
+
+
+def test_a_process_that_waits_for_a_step_holds_no_file_of_the_last(warm, tmp_path):
+    ask(warm[0], tmp_path / "a", *tile_words(tmp_path / "a", 0))
+    (pid,) = workers(warm[1])
+    held = {str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in range(3)}
+    assert held == {os.devnull}
 
 
 def test_a_step_ends_as_python_does(warm, tmp_path):

@@ -118,6 +118,7 @@ LAYERS = {
     | {"tables", "tiff", "tiling", "trainingset", "unpacking", "vendors"},
     "reports": {
         "ablation",
+        "bokeh_once",
         "figures",
         "gallery",
         "groups",
@@ -173,7 +174,7 @@ OWNERS = {
         "gallery",
         "look",
     },
-    "bokeh": {"plots"},
+    "bokeh": {"plots", "bokeh_once"},
     "pyarrow": {"tables"},
     "matplotlib": {"figures"},
     "jinja2": {"page"},

@@ -209,3 +209,28 @@ def test_a_changed_byte_of_a_chunk_is_an_error_that_names_the_store(tmp_path, la
         chunk.write_bytes(content[:length])
         with pytest.raises(InputError, match=r"a\.zarr: array .* is damaged"):
             reopen(store)[...]
+
+
+@pytest.mark.parametrize("shape", [(70, 80), (9, 30, 40)])
+def test_a_part_of_a_small_array_is_that_of_the_whole_and_the_readers_own(tmp_path, shape, rng):
+    image = rng.integers(0, 60_000, shape, np.uint16)
+    path = store(tmp_path / "a.zarr", image, "zyx"[-len(shape) :])
+    array, plain = omezarr.open_level(path), zarr.open_array(path / "0", mode="r")
+    for _ in range(50):
+        selection = []
+        for length in shape:
+            first, last = sorted(rng.integers(0, length + 1, 2).tolist())
+            selection += [rng.choice([slice(first, last), slice(None, last), first % length])]
+        part = array[tuple(selection)]
+        np.testing.assert_array_equal(part, plain[tuple(selection)])
+        np.asarray(part)[...] = 0
+        np.testing.assert_array_equal(array[...], image)
+
+
+def test_what_is_opened_for_writing_is_read_as_it_is_now(tmp_path, rng):
+    image = rng.integers(1, 60_000, (70, 80), np.uint16)
+    path = store(tmp_path / "a.zarr", image, "yx")
+    array = omezarr.open_level(path, mode="r+")
+    np.testing.assert_array_equal(array[:, :9], image[:, :9])
+    array[...] = 0
+    assert not array[:, :9].any()

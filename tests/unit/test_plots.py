@@ -1,11 +1,14 @@
 import base64
 import gzip
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from iaunet import planes, plots
+from runs import REPOSITORY
 
 
 def test_what_is_packed_comes_back_and_has_no_markup():
@@ -22,6 +25,32 @@ def test_a_document_does_not_know_how_many_were_made_before():
         return json.dumps(plots.document(figures))
 
     assert made() == made()
+
+
+def test_what_bokeh_is_asked_once_does_not_change_a_figure():
+    script = """
+import json, sys
+from iaunet import bokeh_once
+if sys.argv[1] == "as ever":
+    bokeh_once.use = lambda: None
+from iaunet import planes, plots
+plane = planes.Plane("XY", "", 30, 20, (0.5, 0.5), ([9], [9]), [], 0, 0)
+edges, log = plots.bins(plots.np.arange(5.0))
+figures = {**plots.plane_figures([plane], "µm"), "bar": plots.colour_bar()}
+figures |= {"x": plots.histogram("p", "q", "r", edges, log), "strips": plots.strips(["a"])}
+print(json.dumps(plots.document(figures)))
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script, how],
+            cwd=REPOSITORY / "workflow/scripts",
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for how in ("once", "as ever")
+    ]
+    assert said[0] == said[1] != ""
 
 
 def test_a_document_names_the_element_of_every_figure():

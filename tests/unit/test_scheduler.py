@@ -1,6 +1,7 @@
 """What is changed in Snakemake's scheduler changes its time, not what it does."""
 
 import asyncio
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +43,12 @@ def test_late_steps_come_first_and_then_those_that_are_first_in_the_table(change
     found = scheduler_of(jobs).open_jobs
     assert 4 <= len(found) < len(jobs)
     assert found == sorted(jobs, key=lambda one: (-one.priority, one.jobid))[: len(found)]
+
+
+def test_jobs_are_no_garbage_to_look_for(changed):
+    changed["keep_jobs"]()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 def test_the_jobs_that_are_left_are_those_of_snakemake(changed):

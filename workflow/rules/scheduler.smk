@@ -1,5 +1,6 @@
 """Keep Snakemake's scheduler quick with thousands of jobs."""
 
+import gc
 import heapq
 import threading
 from collections.abc import Sequence
@@ -72,6 +73,12 @@ class Listed(Sequence):
 def remaining(scheduler):
     """Return all jobs that are left, which takes long with thousands."""
     return Listed(lambda: remaining.found(scheduler))
+
+
+def keep_jobs():
+    """Have Python collect garbage without looking at the jobs, which stay; it looks at all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 # None is a promise of Snakemake's; a version that has them no more goes without.

@@ -1,4 +1,4 @@
-"""Fork the steps of small images from a process that has their libraries in memory."""
+"""Have the steps of small images done by processes that have their libraries in memory."""
 
 import math
 import shlex
@@ -16,8 +16,8 @@ FEW_JOBS = 12
 def small_images():
     """Return the images when there are enough jobs here, and all of small images; else none.
 
-    `benchmarks/` has the process that asks, not the one that works: seconds are right, memory is
-    not; so large images, where one looks for it, start as ever.
+    `benchmarks/` has their seconds, not their memory; so large images, where one looks for it,
+    start as ever.
     """
     if workflow.non_local_exec or workflow.deployment_settings.deployment_method:
         return []
@@ -63,12 +63,9 @@ def start_warm():
     while start_warm.process.poll() is None and not Path(address).exists():
         time.sleep(0.01)
     words = [sys.executable, "-I", "-S", os.path.abspath(step("start.py")), address]
-    ask = (
-        " ".join(shlex.quote(word) for word in words)
-        .replace("{", "{{")
-        .replace("}", "}}")
-    )
-    shell.prefix(f'set -euo pipefail; python() {{{{ exec {ask} "$@"; }}}}; ')
+    prefix = f'set -euo pipefail; python() {{ exec {shlex.join(words)} "$@"; }}; '
+    shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
+    ask_without_shell(address, prefix)
 
 
 def is_warm():

@@ -18,7 +18,6 @@ import numpy as np
 
 from iaunet import (
     backends,
-    checkpoint,
     checksums,
     cli,
     grid,
@@ -63,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.threads < 1:
         raise OptionError(f"--threads: found {args.threads}, needs 1 or more")
     tiles = tiling.read(args.tiles, ("core", "halo", "batches", "limits", "model"), args.batch)
-    net, meta = checkpoint.load(args.model)
+    _, meta = network.load(args.model)
     network.check_model(args.model, meta, tiles)
     device = network.pick_device(args.device, args.backend)
     # A GPU computes one block while others are read, or brought to fixed point.
     at_once = args.threads if device.type == "cpu" else IN_FLIGHT
-    engine = backends.prepare(net, args.backend, args.precision, device, args.threads)
+    engine = network.prepare(args.model, args.backend, args.precision, device, args.threads)
 
     def over_image(halo_px: Sequence[int]) -> predict.Blocks:
         return network.open_blocks(args.store, tiles, engine, meta, halo_px, at_once)
@@ -95,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     text = ", ".join(f"{what} {took:.1f} s" for what, took in spent.items())
     log.info("%d blocks at a time, together: %s", blocks.room.size, text)
-    exact = tuple(-(-r // s) * s for r, s in zip(meta["radius"], net.stride, strict=True))
+    exact = tuple(-(-r // s) * s for r, s in zip(meta["radius"], engine.stride, strict=True))
     without = {one["tile"] for one in failed}
     good = [tile for tile in wanted if tile.index not in without]
     sample = {"halo_checked": 0, "halo_changed": 0}

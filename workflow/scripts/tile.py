@@ -98,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "constant": limits.constant,
             **resampling,
             **tiling,
-            "model": {"name": meta["name"], **checksums.facts(args.model)},
+            "model": {
+                "name": meta["name"],
+                "bytes": checksums.n_bytes(args.model),
+                "sha256": checksums.sha256_of_model(args.model),
+            },
             "source": source(image, args.image),
             "warnings": warnings,
             "percentiles": args.percentiles,

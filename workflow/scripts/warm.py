@@ -1,12 +1,13 @@
-r"""Keep the libraries of all steps in memory, and fork a process for every step that is asked for.
+r"""Keep the libraries of all steps in memory, and fork processes that do the steps asked for.
 
-A small image takes less time than the import of what its steps need. Ends when standard input
-does, that is with the process that started it; steps that run go on. The folder of the socket is
-nobody else's, and is removed at the end.
+A small image takes less time than the import of what its steps need; and a fork, with the pages of
+memory that it copies when they are written to, more than many a step, so that a process does one
+step after the other. Ends when standard input does, that is with the process that started it; steps
+that run go on. The folder of the socket is nobody else's, and is removed at the end.
 
 Example
 -------
-    python workflow/scripts/warm.py FOLDER/SOCKET        # `start.py` asks at the socket
+    python workflow/scripts/warm.py FOLDER/SOCKET        # `start.py` and `ask.smk` ask there
 """
 
 import contextlib
@@ -22,10 +23,11 @@ import socket
 import sys
 import tempfile
 import traceback
-import types
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+
+from iaunet import checksums
 
 STEPS = ("tile", "infer", "cluster", "stitch", "measure", "report")
 ONE_THREAD = {
@@ -37,6 +39,10 @@ ONE_THREAD = {
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
 HUGE_PAGE = 2 << 20
+STEPS_EACH = 600
+"""Of a worker, then another is forked: memory that is lost in small portions comes back."""
+MORE_MB = 256
+"""A worker that has grown by more ends, too: others may need it."""
 LARGEST_PX = 512
 """Of the image of a rehearsal, along an axis."""
 REHEARSAL = {
@@ -67,35 +73,57 @@ REHEARSAL = {
     ),
 }
 """Options of all steps, for an image in the working directory."""
-Stamp = tuple[int, ...]
-"""Of a file: device, number, size and time; an edited file has another one."""
+Known = dict[str, tuple[checksums.Stamp, str]]
 
 
-class Step:
-    """A process that does a step, and the connection to the one that waits for its end."""
+class Worker:
+    """A process that does steps, and the connection to the one that waits for a step's end."""
 
-    def __init__(self, pid: int, connection: socket.socket) -> None:
+    def __init__(self, pid: int, control: socket.socket) -> None:
         self.pid = pid
+        self.control = control
         self.ended = os.pidfd_open(pid)
-        self.connection: socket.socket | None = connection
+        self.connection: socket.socket | None = None
+        self.works = False
+
+    def take(self, connection: socket.socket) -> bool:
+        """Have it do a step for who asks; tell whether it is there to do so."""
+        try:
+            socket.send_fds(self.control, [b"1"], [connection.fileno()])
+        except OSError:
+            return False
+        self.connection, self.works = connection, True
+        return True
+
+    def has_done(self) -> bool:
+        """Tell whether it is ready for another step; else it is about to end."""
+        with contextlib.suppress(OSError):
+            return bool(self.control.recv(1))
+        return False
 
     def stop(self) -> None:
-        """End it early: nobody waits for it any more."""
+        """End it early: nobody waits for it any more, and it gets no other step."""
         os.kill(self.pid, signal.SIGTERM)
         self.connection.close()
         self.connection = None
 
-    def tell(self) -> None:
-        """Tell how it has ended."""
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    def tell(self, status: int) -> None:
+        """Tell how a step has ended."""
         if self.connection is not None:
             with contextlib.suppress(OSError):  # who asked may be gone since
                 self.connection.sendall(str(status).encode())
+            self.connection.close()
+        self.connection, self.works = None, False
+
+    def bury(self) -> None:
+        """Tell how it has ended, and forget it."""
+        self.tell(os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
         self.forget()
 
     def forget(self) -> None:
         """Close what belongs to it."""
         os.close(self.ended)
+        self.control.close()
         if self.connection is not None:
             self.connection.close()
 
@@ -160,72 +188,119 @@ def settle() -> None:
             libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_COLLAPSE)
 
 
-def stamp(path: str) -> Stamp:
-    """Return what tells a file from what it was."""
-    found = Path(path).stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def stamps() -> Known:
+    """Return the stamps and names of all steps, by their paths in the words of the rules."""
+    paths = {Path(sys.argv[0]).with_name(f"{name}.py"): name for name in STEPS}
+    return {str(path): (checksums.stamp(path), name) for path, name in paths.items()}
 
 
-def compiled() -> dict[str, tuple[Stamp, types.CodeType]]:
-    """Return the code of all steps, by their paths in the words of the rules."""
-    paths = [str(Path(sys.argv[0]).with_name(f"{name}.py")) for name in STEPS]
-    return {path: (stamp(path), compile(Path(path).read_bytes(), path, "exec")) for path in paths}
-
-
-def serve(listener: socket.socket, code: dict[str, tuple[Stamp, types.CodeType]]) -> None:
-    """Fork for everyone who connects, tell how the step ended, and end it when nobody waits."""
-    server, asked, steps = os.getpid(), True, []
-    while asked or steps:
-        ready = events([listener, sys.stdin] if asked else [], steps)
+def serve(listener: socket.socket, known: Known) -> None:
+    """Give steps to workers, tell how each ended, and end a worker when nobody waits for it."""
+    asked, workers = True, []
+    while asked or any(worker.works for worker in workers):
+        ready = events([listener, sys.stdin] if asked else [], workers)
         if sys.stdin.fileno() in ready:
             asked = False
         elif listener.fileno() in ready:
             connection, _ = listener.accept()
-            pid = os.fork()
-            if pid == 0:
-                for step in steps:
-                    step.forget()
-                listener.close()
-                work(connection, server, code)
-            steps.append(Step(pid, connection))
-        for step in list(steps):
-            if step.ended in ready:
-                step.tell()
-                steps.remove(step)
-            elif step.connection is not None and step.connection.fileno() in ready:
-                step.stop()
+            if not any(worker.take(connection) for worker in workers if not worker.works):
+                workers.append(hire([*workers, listener, connection], known))
+                workers[-1].take(connection)
+        for worker in list(workers):
+            if worker.ended in ready:
+                worker.bury()
+                workers.remove(worker)
+            elif worker.connection is None:
+                continue
+            elif worker.control.fileno() in ready:
+                if worker.has_done():
+                    worker.tell(0)
+            elif worker.connection.fileno() in ready:
+                worker.stop()
+    for worker in workers:
+        worker.control.close()
+        worker.bury()
 
 
-def events(files: list, steps: list[Step]) -> set[int]:
+def events(files: list, workers: list[Worker]) -> set[int]:
     """Wait; return the numbers of files with something to read, or with nobody at the other end."""
     waiting = select.poll()
     for file in files:
         waiting.register(file, select.POLLIN)
-    for step in steps:
-        waiting.register(step.ended, select.POLLIN)
-        if step.connection is not None:
-            waiting.register(step.connection, 0)  # what it says is for the step
+    for worker in workers:
+        waiting.register(worker.ended, select.POLLIN)
+        if worker.connection is not None:
+            waiting.register(worker.control, select.POLLIN)
+            waiting.register(worker.connection, 0)  # what it says is for the worker
     return {number for number, _ in waiting.poll()}
 
 
-def work(
-    connection: socket.socket, server: int, code: dict[str, tuple[Stamp, types.CodeType]]
-) -> None:
-    """Do the step that is asked for; not longer than the process that tells how it ended."""
+def hire(others: list, known: Known) -> Worker:
+    """Fork a worker; what is others' it closes."""
+    server = os.getpid()
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        for other in others:
+            other.forget() if isinstance(other, Worker) else other.close()
+        work(theirs, server, known)
+    theirs.close()
+    return Worker(pid, ours)
+
+
+def work(control: socket.socket, server: int, known: Known) -> None:
+    """Do the steps that are asked for; not longer than the process that tells how they end.
+
+    One that fails, or is of another program, is the last: nothing of it is left for others.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != server:
         os._exit(1)
-    files, facts = receive(connection)
-    connection.close()
-    run(become(files, facts), code)
-    # A step ends by itself; this is for other scripts.
-    from iaunet import cli
+    from iaunet import cli, network
 
+    began_mb = memory_mb()
+    for left in reversed(range(STEPS_EACH)):
+        path = become(*receive(asked_for(control)))
+        if path not in known or known[path][0] != checksums.stamp(Path(path)):
+            run_as_script(path)
+            break
+        cli.attempt(sys.modules[known[path][1]].main)
+        if not left or memory_mb() > began_mb + MORE_MB or network.uses_gpu():
+            break
+        rest()
+        control.sendall(b"1")
     cli.end()
 
 
+def asked_for(control: socket.socket) -> socket.socket:
+    """Return the connection to who asks for the next step; without one, end."""
+    _, files, _, _ = socket.recv_fds(control, 1, 1)
+    if not files:
+        os._exit(0)
+    return socket.socket(fileno=files[0])
+
+
+def memory_mb() -> float:
+    """Return the resident size of this process, MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def rest() -> None:
+    """Let go of what belongs to who asked, and of what the step has left in memory."""
+    from iaunet import cli
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
+    os.close(nothing)
+    cli.start_anew()
+
+
 def receive(connection: socket.socket) -> tuple[list[int], list[str]]:
-    """Return the files and the facts that `start.py` sends."""
+    """Return the files and the facts that `start.py` sends; who asked is the server's to know."""
     head, files, _, _ = socket.recv_fds(connection, 8, 3)
     size = int.from_bytes(head, "big")
     message = bytearray()
@@ -234,6 +309,7 @@ def receive(connection: socket.socket) -> tuple[list[int], list[str]]:
         if not part:
             os._exit(1)  # who asked is gone
         message += part
+    connection.close()
     return files, bytes(message).decode("utf-8", "surrogateescape").split("\0")
 
 
@@ -253,18 +329,12 @@ def become(files: list[int], facts: list[str]) -> str:
     return words[0]
 
 
-def run(path: str, code: dict[str, tuple[Stamp, types.CodeType]]) -> None:
-    """Run a script; what is compiled is not compiled again, unless its file is another now."""
-    if path not in code or code[path][0] != stamp(path):
-        from iaunet import machine
+def run_as_script(path: str) -> None:
+    """Run another program than the steps that are known, or one that was edited since."""
+    from iaunet import machine
 
-        machine.code.cache_clear()
-        runpy.run_path(path, run_name="__main__")
-        return
-    module = types.ModuleType("__main__")
-    module.__file__ = path
-    sys.modules["__main__"] = module
-    exec(code[path][1], vars(module))
+    machine.code.cache_clear()
+    runpy.run_path(path, run_name="__main__")
 
 
 def main() -> None:
@@ -275,6 +345,7 @@ def main() -> None:
         # Who asks from now on waits; if this process ends, it starts by itself.
         listener.bind(address)
         listener.listen(128)
+        known = stamps()
         import_all()
         if model_and_shape:
             model, *shape = model_and_shape
@@ -286,7 +357,7 @@ def main() -> None:
             shutil.rmtree(folder)
             sys.exit("a thread is left, and would be missing in every fork")
         settle()
-        serve(listener, compiled())
+        serve(listener, known)
     shutil.rmtree(folder)
 
 

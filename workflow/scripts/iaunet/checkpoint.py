@@ -77,7 +77,7 @@ def check_tiled_for(path: Path, noted: Mapping[str, str] | None) -> None:
     """Raise unless a model is the one that tile.py noted, if it did."""
     if noted is None:
         return
-    found, needed = checksums.sha256(path), noted.get("sha256")
+    found, needed = checksums.sha256_of_model(path), noted.get("sha256")
     if found != needed:
         raise InputError(
             f"{path}: another model than the image was tiled for (sha256 {found[:12]}, "

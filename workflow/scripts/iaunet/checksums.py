@@ -1,8 +1,12 @@
 """Size and SHA-256 of a file, or of a folder as one thing."""
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+
+Stamp = tuple[int, ...]
+"""Of a file: device, number, size and time; an edited file has another one."""
 
 STAMP = ".snakemake_timestamp"
 """Left by Snakemake inside folders that a job made; no content."""
@@ -30,6 +34,22 @@ def sha256(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_of_model(path: Path) -> str:
+    """Return the SHA-256 of a file that many steps read; a process computes it once."""
+    return _sha256_of(path, stamp(path))
+
+
+@functools.lru_cache(maxsize=2)
+def _sha256_of(path: Path, of: Stamp) -> str:
+    return sha256(path)
+
+
+def stamp(path: Path) -> Stamp:
+    """Return what tells a file from what it was."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def files(path: Path) -> Iterator[Path]:

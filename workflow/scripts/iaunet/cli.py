@@ -175,6 +175,9 @@ class Recorder:
     >>> recorder.write(n_tiles=12)                 # doctest: +SKIP
     """
 
+    used_before = 0.0
+    """CPU seconds of this process that belong to earlier steps."""
+
     def __init__(self, step: str, args: argparse.Namespace) -> None:
         self.step = step
         self.options = {key: _plain(value) for key, value in vars(args).items() if key != "record"}
@@ -184,13 +187,12 @@ class Recorder:
 
     def facts(self, **more: object) -> dict[str, object]:
         """Return what is known up to now, with `more` facts of the step itself."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "step": self.step,
             "version": __version__,
             "started": round(self.started, 3),
             "seconds": round(time.perf_counter() - self.clock, 3),
-            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+            "cpu_seconds": round(cpu_seconds() - self.used_before, 3),
             "peak_memory_mb": peak_memory_mb(),
             "host": platform.node(),
             "cpu": machine.cpu(),
@@ -206,6 +208,20 @@ class Recorder:
         if self.path is not None:
             with write_whole(self.path) as partial:
                 partial.write_text(sealed.dumps(self.facts(**more)))
+
+
+def start_anew() -> None:
+    """Make ready for another step in this process: what those before have used is not its own."""
+    gc.collect()
+    with contextlib.suppress(OSError):  # another system, which counts otherwise
+        Path("/proc/self/clear_refs").write_text("5")  # the largest size is that of now
+    Recorder.used_before = cpu_seconds()
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and its threads so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def peak_memory_mb() -> float:
@@ -240,7 +256,13 @@ def _plain(value: object) -> object:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a step and end: log to stderr, show an `InputError` as one line, exit with its status."""
+    """Run a step and end, with its exit status."""
+    attempt(main)
+    end()
+
+
+def attempt(main: Callable[[], None]) -> None:
+    """Run a step: log to stderr, show an `InputError` as one line and exit."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
     )
@@ -264,7 +286,6 @@ def run(main: Callable[[], None]) -> None:
     except MemoryError:
         sys.stderr.write("error: not enough memory; give the job more (mem_mb) or smaller tiles\n")
         sys.exit(1)
-    end()
 
 
 def end() -> None:

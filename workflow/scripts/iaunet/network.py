@@ -1,5 +1,6 @@
 """A model file and the store of an image -> the network over that image."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,37 @@ import numpy as np
 import torch
 from torch import nn
 
-from iaunet import checkpoint, grid, normalize, omezarr, predict, scale, tiling
+from iaunet import backends, checkpoint, checksums, grid, normalize, omezarr, predict, scale, tiling
 from iaunet.errors import InputError, OptionError
+
+
+def load(path: Path) -> tuple[nn.Module, dict]:
+    """Return what `checkpoint.load` does, to read; a process loads a model once."""
+    return _loaded(path, checksums.stamp(path))
+
+
+def prepare(
+    path: Path, backend: str, precision: str, device: torch.device, threads: int
+) -> nn.Module:
+    """Return what `backends.prepare` makes of a model; a process does so once."""
+    return _prepared(path, checksums.stamp(path), backend, precision, device, threads)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(path: Path, of: checksums.Stamp) -> tuple[nn.Module, dict]:
+    return checkpoint.load(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(
+    path: Path,
+    of: checksums.Stamp,
+    backend: str,
+    precision: str,
+    device: torch.device,
+    threads: int,
+) -> nn.Module:
+    return backends.prepare(_loaded(path, of)[0], backend, precision, device, threads)
 
 
 def check_model(path: Path, meta: dict, tiles: dict) -> None:
@@ -28,6 +58,11 @@ def pick_device(wanted: str, backend: str = "auto") -> torch.device:
         return predict.pick_device(wanted)
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"--device: {error}; use auto, cpu, cuda or cuda:N") from error
+
+
+def uses_gpu() -> bool:
+    """Tell whether this process holds memory of a GPU, which others may need."""
+    return torch.cuda.is_initialized()
 
 
 def device_name(device: torch.device) -> str | None:

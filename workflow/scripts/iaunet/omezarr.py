@@ -34,6 +34,9 @@ CLASS_RGB = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 
 INSTANCES, SEMANTIC = "instances", "semantic"
 """Names of the labels: every object has a number; every voxel has that of a class."""
 
+READ_ONCE = 2**23
+"""Bytes of a small array."""
+
 Reduction = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 
 
@@ -66,16 +69,30 @@ class Whole(LocalStore):
 
 
 class Stored(zarr.Array):
-    """An array of ours; reading what is damaged is an error that names it."""
+    """An array of ours; reading what is damaged is an error that names it.
+
+    A small one is read once: of what Zarr does for a part, that takes the least.
+    """
 
     def __getitem__(self, selection):
         try:
-            return super().__getitem__(selection)
+            if not (self.read_only and self.nbytes <= READ_ONCE and _is_box(selection)):
+                return super().__getitem__(selection)
+            if "_whole" not in vars(self):
+                vars(self)["_whole"] = super().__getitem__(...)
+            return vars(self)["_whole"][selection].copy()
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise InputError(
                 f"{self.store_path.store.root}: array '{self.path}' is damaged ({error}); run the "
                 "step that writes the store again"
             ) from error
+
+
+def _is_box(selection: object) -> bool:
+    """Tell whether a selection has a slice, numbers, and nothing else: NumPy reads it as Zarr."""
+    parts = selection if isinstance(selection, tuple) else (selection,)
+    some = any(isinstance(part, slice) for part in parts)
+    return some and all(isinstance(part, (slice, int, np.integer)) for part in parts)
 
 
 def create_image(

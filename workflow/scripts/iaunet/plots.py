@@ -38,7 +38,10 @@ from bokeh.models import (
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
+from iaunet import bokeh_once
 from iaunet.planes import Plane
+
+bokeh_once.use()
 
 INK, LINE = "#334155", "#e2e8f0"
 BAR, PICKED = "#9dbbd3", "#d55e00"
