@@ -72,7 +72,7 @@ bench: setup backends
 	$(BIN)/python benchmarks/speed/mosaic.py --table $(BENCH_TABLE) --stardist $(BENCH_STARDIST) \
 	  --peers $(BENCH_PEERS) --backends torch openvino --work $(WORK)/mosaic \
 	  --output docs/benchmarks/mosaic.csv
-	$(BIN)/python benchmarks/load/load.py --plan 0 --run 100 --work $(WORK)/load \
+	$(BIN)/python benchmarks/load/load.py --plan 0 --run 400 --work $(WORK)/load \
 	  --output docs/benchmarks/load.json
 	$(BIN)/python benchmarks/measuring/speed.py --work $(WORK) --output docs/measuring.md
 	$(BIN)/python benchmarks/speed/page.py --tables docs/benchmarks --output docs/benchmarks.md

@@ -13,6 +13,7 @@ import argparse
 import importlib
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -44,6 +45,8 @@ SHAPES = {2: (8192, 16384), 3: (128, 1024, 1024)}
 SEGMENTED = {2: (3072, 3072), 3: (64, 512, 512)}
 LABELLED = {2: (12288, 12288), 3: (512, 512, 512)}
 OBJECTS_PER_TILE = {2: 100, 3: 60}
+SCALED = ((1024, 1024), (2048, 2048), (4096, 4096), (8192, 8192))
+SCALED += ((48, 192, 192), (96, 384, 384), (192, 768, 768))
 COMPRESSIONS = {"uncompressed": {}, "zstd, tiled": {"compression": "zstd", "tile": (512, 512)}}
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 WRITERS = ("ome-zarr", "ngff-zarr")
@@ -502,14 +505,17 @@ def measure_stitch(args: argparse.Namespace) -> pd.DataFrame:
 
 
 def measure_scaling(args: argparse.Namespace) -> pd.DataFrame:
-    """Return CPU seconds per million pixels of every step, for 1, 4 and 16 times the pixels."""
+    """Return CPU seconds per million voxels of every step, for images of several sizes."""
     start, rows = imports(), []
-    for times, side in ((1, 1024), (4, 2048), (16, 4096)):
-        found = chain(args.work / "scaling", 2, field((side, side)))
-        row: dict[str, object] = {"pixels": f"{side} x {side}", "times": times}
+    for shape in SCALED:
+        found = chain(fresh(args.work / "scaling"), len(shape), field(shape))
+        n, first = math.prod(shape), next(one for one in SCALED if len(one) == len(shape))
+        row: dict[str, object] = {
+            "voxels": " x ".join(map(str, shape)),
+            "times": n // math.prod(first),
+        }
         for name, record in found.items():
-            seconds = record["cpu_seconds"] - start[name]
-            row[f"{name}_s_per_mpx"] = round(seconds / (side * side / 1e6), 3)
+            row[f"{name}_s_per_mvoxel"] = round((record["cpu_seconds"] - start[name]) / n * 1e6, 3)
         row["peak_mb"] = round(max(record["peak_memory_mb"] for record in found.values()))
         rows.append(row)
         log.info("%s", row)
