@@ -6,6 +6,7 @@ Example
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -192,6 +193,15 @@ def small_images(tables: Path) -> dict[str, float]:
     return found | {"ratio": found["cpu_seconds_per_image"] / found["cpu_seconds_pure_per_image"]}
 
 
+def clustered(tables: Path) -> str:
+    """Return the CPU seconds of cluster.py for the largest images, without what it imports."""
+    rows = read(tables / "scaling.csv")
+    voxels = rows["voxels"].str.split(" x ").map(lambda sides: math.prod(map(int, sides)))
+    seconds = rows["cluster_s_per_mvoxel"] * voxels / 1e6
+    largest = seconds.groupby(rows["voxels"].str.count("x")).last()
+    return " and ".join(f"{one:.1f}" for one in largest)
+
+
 def terabyte(tables: Path) -> str:
     """Return core hours of every step for a terabyte of 16-bit voxels, from the largest images."""
     scaling = read(tables / "scaling.csv")
@@ -232,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     large = read(args.tables / "mosaic.csv").set_index("who")["wall"]
     network = read(args.tables / "network.csv").set_index("precision")["infer_mvox_s"]
     parts = {
+        "cluster_large": clustered(args.tables),
         "infer_rates": " and ".join(map(str, network["int8"])),
         "small": f"{small_images(args.tables)['ratio']:.2f}",
         "small_s": f"{small_images(args.tables)['cpu_seconds_per_image']:.2f}",
