@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found_in: dict[int, Found] = {}
     no_objects, not_seen, no_contacts = clustering.empty_tables(settings, id_stride)
     outlines = np.zeros((len(shape), max(core)), dtype=np.int64)
-    kernels.load()
+    clustering.load(settings, id_stride)
     began = time.process_time()
     with ExitStack() as stack:
         output, table_path, sightings_path, contacts_path = (

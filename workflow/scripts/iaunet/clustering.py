@@ -100,6 +100,18 @@ def label_array(
     return joining.renamed(found.labels, found.table["gid"], joined.gid)
 
 
+def load(settings: Settings, id_stride: Sequence[int] | None) -> None:
+    """Label one object of a few voxels, for which numba loads the loops of mode local."""
+    shape = (8,) * len(settings.seed_window)
+    axes = {"fg": (), "seed": (), "off": (len(shape),), "lsig": (len(shape),), "id": (N_CHANNELS,)}
+    outputs = {
+        name: np.zeros((*lead, *shape), fixedpoint.DTYPE[name]) for name, lead in axes.items()
+    }
+    for name in ("fg", "seed"):
+        outputs[name][:] = fixedpoint.SCALE[name]
+    label_whole(outputs, replace(settings, mode="local"), id_stride)
+
+
 def label_whole(
     outputs: Mapping[str, np.ndarray], settings: Settings, id_stride: Sequence[int] | None
 ) -> Labelled:

@@ -102,14 +102,16 @@ def find_seeds(score, fg, score_least, fg_least, window, first):
         z = k + first[0]
         for j in range(fg.shape[1]):
             y = j + first[1]
-            for i in range(fg.shape[2]):
+            seen, row = fg[k, j], score[z, y]
+            line = row[first[2] : first[2] + len(seen)]
+            for i in range(len(seen)):
+                value = line[i]
+                if value < score_least or seen[i] < fg_least:
+                    continue
                 x = i + first[2]
-                value = score[z, y, x]
-                if value < score_least or fg[k, j, i] < fg_least:
+                if x > 0 and row[x - 1] >= value:
                     continue
-                if x > 0 and score[z, y, x - 1] >= value:
-                    continue
-                if x + 1 < score.shape[2] and score[z, y, x + 1] > value:
+                if x + 1 < len(row) and row[x + 1] > value:
                     continue
                 if not _is_maximum(score, z, y, x, window):
                     continue

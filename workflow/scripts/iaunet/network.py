@@ -14,6 +14,7 @@ from iaunet.errors import InputError, OptionError
 
 def load(path: Path) -> tuple[nn.Module, dict]:
     """Return what `checkpoint.load` does, to read; a process loads a model once."""
+    checkpoint.read_meta(path)  # which tells what is wrong with a file
     return _loaded(path, checksums.stamp(path))
 
 

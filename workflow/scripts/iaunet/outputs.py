@@ -115,12 +115,13 @@ class Writer:
         for name, values in arrays.items():
             array = self._arrays[name]
             box = grid.cells_of(tile.core, self._strides[name])
-            wanted = (*array.shape[: array.ndim - len(box)], *grid.box_shape(box))
+            lead = array.shape[: array.ndim - len(box)]
+            wanted = (*lead, *grid.box_shape(box))
             if values.dtype != array.dtype or values.shape != wanted:
                 raise ValueError(
                     f"{name}: found {values.dtype} {values.shape}, needs {array.dtype} {wanted}"
                 )
-            array[(..., *box)] = values
+            chunks.write(array, (*[slice(0, n) for n in lead], *box), values)
         with self._lock:
             self._written.add(tile.index)
             if "off" in arrays:
