@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
         margin = [sum(parts) + 1 for parts in zip(far.extent, far.seeds, far.maxima, strict=True)]
         together = windows.gathered(
-            wanted, shape, core, far.extent, most_voxels=most_voxels, threads=args.threads
+            wanted, shape, core, far.extent, margin, most_voxels=most_voxels, threads=args.threads
         )
 
         def label(some: Sequence[grid.Tile], loops: clustering.Loops) -> list[Found]:
