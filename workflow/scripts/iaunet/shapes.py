@@ -146,8 +146,9 @@ def outlines(labels, ids, starts, stops, ndim):
             (_, top, left), (_, bottom, right) = starts[k], stops[k]
             inside = np.zeros((bottom - top + 2, right - left + 2), dtype=np.uint8)
             for y in range(top, bottom):
-                for x in range(left, right):
-                    inside[y - top + 1, x - left + 1] = labels[starts[k, 0], y, x] == ids[k]
+                line, row = labels[starts[k, 0], y, left:right], inside[y - top + 1, 1:-1]
+                for x in range(len(line)):
+                    row[x] = line[x] == ids[k]
             _count_outline(inside, counts[k])
         hull[k] = hulls.hull_size_px(labels, ids[k], starts[k], stops[k], ndim)
     return counts, hull
@@ -162,18 +163,16 @@ def _count_outline(inside, counts):
     height, width = inside.shape
     outline = np.zeros(inside.shape, dtype=np.uint8)
     for y in range(1, height - 1):
+        above, row, below, out = inside[y - 1], inside[y], inside[y + 1], outline[y]
+        left, right = row[:-2], row[2:]
         for x in range(1, width - 1):
-            outline[y, x] = inside[y, x] & ~(
-                inside[y - 1, x] & inside[y + 1, x] & inside[y, x - 1] & inside[y, x + 1]
-            )
+            out[x] = row[x] & ~(above[x] & below[x] & left[x - 1] & right[x - 1])
     for y in range(1, height - 1):
+        above, row, below = outline[y - 1], outline[y], outline[y + 1]
         for x in range(1, width - 1):
-            if outline[y, x]:
-                beside = (
-                    outline[y - 1, x] + outline[y + 1, x] + outline[y, x - 1] + outline[y, x + 1]
-                )
-                corners = outline[y - 1, x - 1] + outline[y - 1, x + 1]
-                corners += outline[y + 1, x - 1] + outline[y + 1, x + 1]
+            if row[x]:
+                beside = above[x] + below[x] + row[x - 1] + row[x + 1]
+                corners = above[x - 1] + above[x + 1] + below[x - 1] + below[x + 1]
                 kind = KIND[1 + 2 * beside + 10 * corners]
                 if kind < 3:
                     counts[kind] += 1
