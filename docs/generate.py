@@ -224,7 +224,12 @@ def asked_page() -> str:
             for size, one in zip(sizes, found, strict=True)
         ]
         rows.append(f"| `{step}` | {' | '.join(cells)} |")
-    threads = [f"{one['infer']['mem_mb_per_thread']:,} MB" for one in found]
+    rows += [
+        f"| `{step}`, per further thread | "
+        + " | ".join(f"{one[step]['mem_mb_per_thread']:,} MB" for one in found)
+        + " |"
+        for step in ("infer", "cluster")
+    ]
     return (
         f"{MADE}\n# What the jobs ask for\n\n"
         "Memory (`mem_mb`) and time (`runtime`) of every job follow from the size of the image and "
@@ -232,7 +237,7 @@ def asked_page() -> str:
         "attempt; the second asks for twice\nas much, the third for three times. "
         "Both have room for a machine that is a few times slower.\n\n"
         f"| jobs of | {' | '.join(head)} |\n|---|{'---|' * len(head)}\n" + "\n".join(rows) + "\n"
-        f"| `infer`, per further thread | {' | '.join(threads)} |\n\n"
+        "\n"
         "`summarize`, `crate`: 2,000 MB, 60 minutes; `plan`: 12,000 MB, 60 minutes; `train`: "
         "8,000 MB, 24 hours.\n"
     )

@@ -269,15 +269,15 @@ def alone(code):
 @pytest.mark.parametrize("wanted", ["cpu", "auto"])
 def test_without_a_gpu_pytorch_is_not_imported(wanted):
     no_driver = "cluster.machine.has_cuda = lambda: False"
-    code = f"{no_driver}; print(cluster.on_device('{wanted}', 'local') == cluster.ON_CPU)"
+    code = f"{no_driver}; print(cluster.on_device('{wanted}', 'local', 1) == cluster.ON_CPU)"
     assert alone(f"{code}; print('torch' in sys.modules)").split() == ["True", "False"]
 
 
 def test_where_pytorch_is_missing_auto_is_the_cpu_and_cuda_an_error():
     missing = "sys.modules['torch'] = None; cluster.machine.has_cuda = lambda: True"
-    auto = "print(cluster.on_device('auto', 'local') == cluster.ON_CPU)"
+    auto = "print(cluster.on_device('auto', 'local', 1) == cluster.ON_CPU)"
     assert alone(f"{missing}; {auto}") == "True"
-    code = "try: cluster.on_device('cuda', 'local')"
+    code = "try: cluster.on_device('cuda', 'local', 1)"
     said = alone(f"{missing}\n{code}\nexcept cluster.OptionError as error: print(error)")
     assert said.startswith("--device: cuda needs PyTorch, which is not installed here")
 
@@ -285,7 +285,7 @@ def test_where_pytorch_is_missing_auto_is_the_cpu_and_cuda_an_error():
 def test_mean_shift_is_computed_on_the_cpu(monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(network, "pick_device", lambda _: torch.device("cuda"))
-    assert cluster.on_device("cuda", "meanshift") == cluster.ON_CPU
+    assert cluster.on_device("cuda", "meanshift", 1) == cluster.ON_CPU
     assert "mode meanshift is computed on the CPU" in caplog.text
 
 

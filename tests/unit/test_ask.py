@@ -132,3 +132,24 @@ def test_the_status_is_that_of_the_step_and_without_one_the_shell_does_it(run, s
     assert "A=b" in rest
     expected = "log" if status is not None else "b a.py c d\n"
     assert Path("log").read_text() == expected
+
+
+def test_a_shell_that_does_the_step_ends_when_the_step_shall(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ask.ask_without_shell(str(tmp_path / "none"), "")
+    plain = ask.PLAIN.fullmatch("python a.py 2> log")
+    started = threading.Event()
+
+    def start_shell():
+        found = subprocess.Popen(["sleep", "600"])
+        started.set()
+        return found
+
+    asked = ask.Asked(str(tmp_path / "none"), 0o22, plain, start_shell, {"env": {}})
+    status = []
+    waiting = threading.Thread(target=lambda: status.append(asked.wait()))
+    waiting.start()
+    started.wait()
+    asked.kill()
+    waiting.join(60)
+    assert status == [-9]

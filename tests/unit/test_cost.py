@@ -96,6 +96,18 @@ def test_the_memory_of_the_network_does_not_depend_on_the_image_beyond_a_few_blo
     assert asked["mem_mb"] + asked["mem_mb_per_thread"] == cost.mem_mb("infer", size, threads=2)
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_clustering_is_given_memory_for_a_window_or_for_the_tile_that_is_larger(name):
+    size = shaped(name, tuple(20 * n for n in SIZES[name].shape))
+    one, two = (cost.peak_mb("cluster", size, threads=n) for n in (1, 2))
+    window = two - one
+    large = replace(size, core=tuple(8 * n for n in size.core))
+    factor = math.prod(large.core) / cost.MVOXEL / cost.LABELLED_MVOXEL
+    one, two = (cost.peak_mb("cluster", large, threads=n) for n in (1, 2))
+    assert two - one == pytest.approx(max(1.0, factor) * window)
+    assert name == "nuclei-2d" or factor > 10
+
+
 def test_blocks_are_computed_with_their_halo_cut_at_the_image():
     size = replace(
         SIZES["nuclei-2d"], grid_shape=(100, 70), block=(32, 64), core=(32, 64), halo=(8, 16)

@@ -246,3 +246,11 @@ def test_other_errors_of_a_device_are_not_hidden():
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
         tensorkernels.on_device(torch.device("cpu"), work, "tile 3")
+
+
+def test_threads_share_the_memory_of_a_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 << 30, 16 << 30))
+    found = [tensorkernels.most_voxels(PRETENDED, threads) for threads in (1, 2, 100)]
+    assert found[0] * tensorkernels.VOXEL_BYTES < 8 << 30
+    assert 2 * found[1] < found[0]
+    assert found[2] == 0

@@ -32,6 +32,7 @@ class Asked:
         variables = options["env"] | dict(one.split("=", 1) for one in settings)
         names = {os.fsencode(key): os.fsencode(one) for key, one in variables.items()}
         self.pid, self.start_shell, self.is_killed = os.getpid(), start_shell, False
+        self.shell = None
         with open(log[0], "w") as file:
             files = (0, 1, file.fileno())
             self.server = Asked.start.asked(address, words, names, mask, files)
@@ -40,12 +41,17 @@ class Asked:
         """Return the exit status of the step."""
         status = None if self.server is None else Asked.start.answer(self.server)
         if status is None and not self.is_killed:
-            return self.start_shell().wait()
+            self.shell = self.start_shell()
+            if self.is_killed:  # meanwhile
+                self.shell.kill()
+            return self.shell.wait()
         return -signal.SIGKILL if status is None else status
 
     def kill(self):
         """Have the step end."""
         self.is_killed = True
+        if self.shell is not None:
+            self.shell.kill()
         if self.server is not None:
             with contextlib.suppress(OSError):  # it has ended
                 self.server.shutdown(socket.SHUT_RDWR)

@@ -48,7 +48,7 @@ from iaunet.settings import DEFAULTS
 
 log = logging.getLogger("cluster")
 
-WINDOW_VOXELS = 128 * 2**20
+WINDOW_VOXELS = 64 * 2**20
 """Of the windows in which a thread labels, with what lies around the tiles."""
 
 
@@ -113,7 +113,9 @@ def compiled(label: Label, _: str) -> list[Found]:
 ON_CPU = compiled, WINDOW_VOXELS
 
 
-def on_device(wanted: str, mode: str) -> tuple[Callable[[Label, str], list[Found]], int]:
+def on_device(
+    wanted: str, mode: str, threads: int
+) -> tuple[Callable[[Label, str], list[Found]], int]:
     """Return what labels a window, whose name it is told, on a device, and its most voxels."""
     if wanted == "cpu" or (wanted == "auto" and not machine.has_cuda()):
         return ON_CPU  # without PyTorch
@@ -134,7 +136,7 @@ def on_device(wanted: str, mode: str) -> tuple[Callable[[Label, str], list[Found
         log.info("mode %s is computed on the CPU", mode)
         return ON_CPU
     log.info("labels on %s, %s", device, network.device_name(device))
-    most_voxels = min(WINDOW_VOXELS, tensorkernels.most_voxels(device))
+    most_voxels = min(WINDOW_VOXELS, tensorkernels.most_voxels(device, threads))
     return functools.partial(tensorkernels.on_device, device), most_voxels
 
 
@@ -187,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint.check_tiled_for(args.model, tiles.get("model"))
     known_classes = [one.as_dict() for one in classes.of_model(meta)]
     settings = thresholds(args.model, meta, args.set, len(shape))
-    compute, most_voxels = on_device(args.device, settings.mode)
+    compute, most_voxels = on_device(args.device, settings.mode, args.threads)
     reader = outputs.Reader(args.outputs, tiles)
     bounds = clustering.Bounds(*reader.largest(settings.fg_least))
     id_stride = reader.stride("id")

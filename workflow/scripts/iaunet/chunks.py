@@ -23,7 +23,7 @@ from zarr.core.indexing import BasicIndexer, SelectorTuple, morton_order_iter
 from zarr.registry import register_pipeline
 from zarr.storage import LocalStore
 
-from iaunet.grid import Box
+from iaunet.grid import Box, box_shape
 
 # Where its bytes are, shape and type, the part of the chunk, that of the array, is it all of it.
 Chunk = tuple[ByteGetter | ByteSetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
@@ -187,6 +187,8 @@ def write(array: zarr.Array, box: Box, values: np.ndarray) -> None:
     In a local folder, Zarr's threads would only hand it on and copy it. A file that a full disk or
     a kill cuts short stays: stores appear whole or not at all.
     """
+    if values.shape != box_shape(box):
+        raise ValueError(f"found values {values.shape}, needs {box_shape(box)}")
     chain, store = array.async_array.codec_pipeline, array.store
     local = isinstance(chain, OneByOne) and chain.is_direct and isinstance(store, LocalStore)
     sizes = array.shards or array.chunks

@@ -54,8 +54,8 @@ CORE_MB = {"paint": 52, "stitch": 52}
 """Per million voxels of the core of a tile."""
 LABELLED_MB = {2: 12, 3: 15}
 """Per million voxels that a thread of cluster.py labels at once."""
-LABELLED_MVOXEL = 134.3
-"""Of these, at most."""
+LABELLED_MVOXEL = 67.2
+"""Of these, at most, unless a tile is larger."""
 HELD_MB = {"measure": {2: 33, 3: 15}, "report": {2: 50, 3: 80}}
 """Per million voxels of the image that is held at once."""
 OBJECT_BYTES = {"cluster": 1300, "number": 1600, "paint": 100}
@@ -241,7 +241,8 @@ def peak_mb(step: str, size: Size, *, threads: int = 1, rates: Rates | None = No
     found = STEP_MB[step] + objects * OBJECT_BYTES.get(step, 0) / 2**20
     found += CORE_MB.get(step, 0) * core
     if step == "cluster":
-        found += LABELLED_MB[ndim] * min(threads * LABELLED_MVOXEL, size.grid_voxels)
+        window = max(LABELLED_MVOXEL, core)
+        found += LABELLED_MB[ndim] * min(threads * window, size.grid_voxels)
     found += HELD_MB.get(step, {}).get(ndim, 0) * held
     if step == "tile":
         found += min(READ_MB, 3 * size.voxels * size.itemsize) + ASKED_MB[ndim] * size.asks

@@ -22,7 +22,9 @@ from iaunet import enclosure, kernels, pieces
 log = logging.getLogger("tensorkernels")
 
 AT_ONCE = 1 << 21
-"""Voxels whose costs are computed at the same time; they take some 300 bytes each."""
+"""Voxels whose costs are computed at the same time."""
+COST_BYTES = 300
+"""Of device memory, about, per voxel whose costs are computed."""
 GOLDEN, MIX, MIX_AGAIN = (
     n - (1 << 64) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
@@ -34,9 +36,10 @@ VOXEL_BYTES = 64
 Result = TypeVar("Result")
 
 
-def most_voxels(device: torch.device) -> int:
-    """Return how many voxels a window may have for which there is memory, of a CUDA device."""
-    return torch.cuda.mem_get_info(device)[0] // VOXEL_BYTES
+def most_voxels(device: torch.device, threads: int) -> int:
+    """Return how many voxels the windows of some threads may have, by the memory of a device."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0, free // threads - AT_ONCE * COST_BYTES) // VOXEL_BYTES
 
 
 def on_device(device: torch.device, work: Callable[[object], Result], what: str) -> Result:
