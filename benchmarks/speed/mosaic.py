@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--table", type=Path, help="images and references, as for train.py")
     add("--side", type=int, default=8192, help="of the mosaic, px (default 8192)")
     add("--threads", type=int, default=2, help="of both (default 2)")
-    add("--stardist", type=Path, required=True, help="folder of a StarDist model")
+    add("--stardist", type=Path, help="folder of a StarDist model; without it ours alone")
     add("--peers", type=Path, help="a Python that has StarDist")
     add("--backends", nargs="+", default=["torch"], help="of ours (default torch)")
     add("--work", type=Path, required=True, help="folder for the image and the runs")
@@ -106,6 +106,16 @@ def measured(command: Sequence[object], **options: object) -> dict[str, float]:
     return {"wall": wall, "cpu": cpu}
 
 
+def theirs(args: argparse.Namespace) -> dict[str, object]:
+    """Segment the mosaic with StarDist, in a process of its Python."""
+    noted = args.work / "stardist.json"
+    command = [args.peers, __file__, "--stardist", args.stardist, "--work", args.work]
+    command += ["--threads", args.threads, "--one", noted]
+    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "CUDA_VISIBLE_DEVICES": ""}
+    found = measured(command, env=environment) | json.loads(noted.read_text())
+    return {"who": "StarDist", **found, "labels": args.work / "stardist.tif"}
+
+
 def ours(args: argparse.Namespace, backend: str) -> dict[str, object]:
     """Segment the mosaic with the workflow, up to the labels."""
     folder = args.work / f"ours-{backend}"
@@ -149,15 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if not (args.work / "true.tif").exists():
         write_mosaic(args)
-    noted = args.work / "stardist.json"
-    command = [args.peers, __file__, "--stardist", args.stardist, "--work", args.work]
-    command += ["--threads", args.threads, "--one", noted]
-    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "CUDA_VISIBLE_DEVICES": ""}
-    found = measured(command, env=environment) | json.loads(noted.read_text())
-    rows = [
-        {"who": "StarDist", **found, "labels": args.work / "stardist.tif"},
-        *(ours(args, backend) for backend in args.backends),
-    ]
+    rows = [theirs(args)] if args.stardist else []
+    rows += [ours(args, backend) for backend in args.backends]
     for row in rows:
         row |= scored(row.pop("labels"), args.work / "true.tif", args.work)
         log.info("%s", row)

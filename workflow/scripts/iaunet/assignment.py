@@ -89,8 +89,7 @@ def owners(
     radius[:, : 3 - fg.ndim] = 0
     farthest = loops.assign(
         owner, volume(fg), volume(off, 1), settings.fg_least, fit.inner, fit.margin, UNIT,
-         most, fit.centres[0], radius, fit.centres[1],
-        *fit.identity,
+        most, fit.centres[0], radius, fit.centres[1], *fit.identity,
     )  # fmt: skip
     box = tuple(slice(start, start + n) for start, n in zip(fit.inner, fit.shape, strict=True))
     check(farthest[None], bounds.off, "offset (1/16 px)", box)

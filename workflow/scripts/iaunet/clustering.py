@@ -28,6 +28,7 @@ from iaunet.seeds import (
     Loops,
     Read,
     Seeds,
+    are_in,
     find_seeds,
     gids,
     kept,
@@ -207,7 +208,7 @@ def label_windows(
     seeds, fit, fg, off, owner = found
     whole = loops.see_objects(owner, len(seeds.gid), fit.inner, fit.margin, three(image_shape, 1))
     alive = whole[0] > 0
-    owned = [alive & _inside(seeds.voxel, core) for core in cores]
+    owned = [alive & are_in(seeds.voxel, core) for core in cores]
     sums = loops.sum_fit(
         owner, np.any(owned, axis=0), volume(off, 1), fit.inner, fit.margin, UNIT,
         *fit.centres, *fit.identity, PHI, PHI_SHIFT,
@@ -236,13 +237,6 @@ def label_windows(
             contacts,
             loops.outlines(owner, first, shape, ahead)[3 - len(core) :],
         )  # fmt: skip
-
-
-def _inside(voxel: np.ndarray, core: grid.Box) -> np.ndarray:
-    """Tell which voxels, three axes, lie in a core."""
-    first = three(grid.origin(core), 0)
-    last = first + three(grid.box_shape(core), 1)
-    return ((voxel >= first) & (voxel < last)).all(axis=1)
 
 
 def _around(core: grid.Box, image_shape: Sequence[int]) -> grid.Box:
@@ -321,9 +315,9 @@ def _shifted(
     voxel = np.stack(where, axis=1) + three(grid.origin(wide_box), 0)
     off, points = _points(read, where, wide_box, settings, bounds)
     modes = meanshift.seeds(*meanshift.modes(points, settings.kernel), settings.kernel)
+    inside = are_in(voxel, box)
+    voxel = voxel[inside]
     place = voxel - three(grid.origin(box), 0)
-    inside = ((place >= 0) & (place < three(grid.box_shape(box), 1))).all(axis=1)
-    voxel, place = voxel[inside], place[inside]
     mode = meanshift.owners(points[inside], modes, settings.kernel)
     score, origin = seed_scores(read, box, image_shape, settings, (settings.smooth,) * fg.ndim)
     score = score[tuple((voxel - origin).T)].astype(np.int64)

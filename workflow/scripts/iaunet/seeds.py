@@ -17,7 +17,6 @@ Read = Callable[[str, grid.Box], np.ndarray]
 Loops = Any
 """`kernels`, or what has the same functions on another device: `tensorkernels.TensorKernels`."""
 
-
 PART_PX = {2: (1024, 1024), 3: (64, 256, 256)}
 """Of an output that is looked at where seeds are; a multiple of what is compressed together."""
 
@@ -101,7 +100,7 @@ def placed(
     """
     ndim = len(box)
     voxel = seeds.voxel[:, 3 - ndim :]
-    inside = ((voxel >= grid.origin(box)) & (voxel < [side.stop for side in box])).all(axis=1)
+    inside = are_in(seeds.voxel, box)
     centre, bandwidth = UNIT * seeds.voxel, np.zeros_like(seeds.voxel)
     there = tuple((voxel[inside] - grid.origin(box)).T)
     centre[inside, 3 - ndim :] += off[(slice(None), *there)].T
@@ -109,6 +108,12 @@ def placed(
     bandwidth[:, 3 - ndim :] = at_voxels(read, "lsig", voxel, wide_box)
     check(bandwidth, bounds.lsig, "bandwidth", box)
     return Seeds(seeds.gid, seeds.score, seeds.voxel, centre, bandwidth)
+
+
+def are_in(voxel: np.ndarray, box: grid.Box) -> np.ndarray:
+    """Tell which voxels (n, 3) lie in a box."""
+    first = three(grid.origin(box), 0)
+    return ((voxel >= first) & (voxel < first + three(grid.box_shape(box), 1))).all(axis=1)
 
 
 def at_voxels(read: Read, name: str, voxel: np.ndarray, box: grid.Box) -> np.ndarray:
